@@ -1,0 +1,1 @@
+"""The words and plumbing of every process; imports nothing else of headrace."""

@@ -1,0 +1,187 @@
+"""Every setting in one frozen tree, read from YAML and overridden by HEADRACE_* variables; the only reader of the environment.
+
+A nested field is reached with two underscores: HEADRACE_GENERATOR__BASE_URL sets generator.base_url.
+"""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+
+class Section(BaseModel):
+    """A frozen part of the tree; unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Scaling(Section):
+    """How one stage scales: bounds, and the ongoing requests a replica should carry."""
+
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(1, ge=1)
+    target_ongoing: float = Field(2, gt=0, description="Ongoing requests per replica that the autoscaler aims at.")
+    max_ongoing: int = Field(100, ge=1, description="Requests a replica takes at once; more wait at the caller.")
+    max_queued: int = Field(-1, ge=-1, description="Requests that may wait at one caller; -1 is no bound.")
+    upscale_delay_s: float = Field(3, ge=0)
+    downscale_delay_s: float = Field(60, ge=0)
+    num_cpus: float = Field(0.1, ge=0, description="CPUs reserved per replica when placing it; not a limit.")
+
+
+class Gateway(Section):
+    """The HTTP edge of the application and the bounds of a request."""
+
+    scaling: Scaling = Scaling(max_ongoing=1024, target_ongoing=200)
+    max_body_bytes: int = Field(1 << 20, ge=1024)
+    max_upload_bytes: int = Field(32 << 20, ge=1024, description="Largest file that may be ingested.")
+    max_messages: int = Field(512, ge=1)
+    max_tokens: int = Field(4096, ge=1, description="Largest answer a request may ask for.")
+    max_streams: int = Field(900, ge=1, description="Answers one replica writes at once; more get 503.")
+    deadline_s: float = Field(300, gt=0, description="Longest life of one answer.")
+    keep_alive_s: float = Field(10, gt=0, description="Pause after which an idle stream gets an SSE comment.")
+    send_timeout_s: float = Field(30, gt=0, description="How long one write may wait for a slow reader before the stream is cut.")
+    session_ttl_s: int = Field(12 * 3600, ge=60, description="Life of the browser session of the document page.")
+    key_cache_s: float = Field(1.0, ge=0, description="How long a verified key is trusted without asking SQL; bounds how late a revocation is seen.")
+
+
+class Embedder(Section):
+    """The sentence-transformers model."""
+
+    scaling: Scaling = Scaling(max_ongoing=128, target_ongoing=8, max_replicas=2)
+    model: str = Field("embedded", description="`embedded` is all-MiniLM-L6-v2 from its wheel; else a sentence-transformers path or name.")
+    max_batch: int = Field(32, ge=1)
+    batch_wait_ms: float = Field(2, ge=0, description="How long a query waits for others to share its batch.")
+    cache_entries: int = Field(4096, ge=0, description="Query vectors kept per replica.")
+
+
+class Retriever(Section):
+    """Hybrid search over one Lance table per vector store."""
+
+    scaling: Scaling = Scaling(max_ongoing=64, target_ongoing=8, max_replicas=2)
+    open_tables: int = Field(64, ge=1, description="Tables one replica keeps open; the least recently used is closed.")
+    candidates: int = Field(30, ge=1, description="Passages each of the two searches contributes to the fusion.")
+    min_similarity: float = Field(0.35, ge=-1, le=1, description="Cosine under which a passage is not relevant.")
+    limit: int = Field(4, ge=1, le=50, description="Passages in a prompt.")
+    chunk_tokens: int = Field(200, ge=32, le=512, description="Longest passage, in tokens of the embedder.")
+
+
+class Router(Section):
+    """Model and context choice."""
+
+    scaling: Scaling = Scaling(max_ongoing=256, target_ongoing=32, max_replicas=2)
+
+
+class Generator(Section):
+    """The model backend: embedded llama.cpp, or any OpenAI-compatible endpoint when `base_url` is set."""
+
+    scaling: Scaling = Scaling(max_ongoing=64, target_ongoing=4, max_replicas=2, max_queued=64)
+    base_url: str | None = Field(None, description="An OpenAI-compatible endpoint, such as http://127.0.0.1:9000/v1.")
+    model: str = Field("smollm2-135m-instruct", description="Model name sent to the backend.")
+    api_key: SecretStr = Field(SecretStr("none"), description="Bearer key of the backend.")
+    gguf: Path | None = Field(None, description="A GGUF file for the embedded backend instead of SmolLM2.")
+    slots: int = Field(4, ge=1, description="Answers the embedded backend writes at once.")
+    slot_tokens: int = Field(2048, ge=512, description="Context of one slot: prompt and answer.")
+    context_tokens: int = Field(900, ge=0, description="Tokens of the prompt that passages may take.")
+    default_max_tokens: int = Field(256, ge=1, description="Length of an answer where the request names none.")
+    connect_timeout_s: float = Field(5, gt=0)
+    first_token_timeout_s: float = Field(60, gt=0)
+    inter_token_timeout_s: float = Field(30, gt=0)
+
+
+class Worker(Section):
+    """Background jobs."""
+
+    scaling: Scaling = Scaling(max_ongoing=16, target_ongoing=4)
+    poll_s: float = Field(1.0, gt=0, description="Pause between two looks for work when nothing wakes the worker.")
+    lease_s: float = Field(60, gt=0, description="How long a job stays with a worker that gives no sign of life.")
+    max_attempts: int = Field(3, ge=1)
+
+
+class Log(Section):
+    """The response log."""
+
+    tick_ms: float = Field(10, gt=0, description="Pause between two flushes of a replica's deltas; a first delta does not wait.")
+    max_tick_ms: float = Field(40, gt=0, description="The tick under load: it grows with the number of open answers.")
+    ttl_s: int = Field(600, ge=1, description="Life of a recorded log after its last delta.")
+    max_lag_bytes: int = Field(256 << 10, ge=1024, description="Text a slow follower may leave unread before it is cut.")
+    stall_s: float = Field(10, gt=0, description="How long deltas are held while Valkey is away.")
+
+
+class Settings(BaseSettings):
+    """The whole tree; one value of it is passed to every stage."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="HEADRACE_", env_nested_delimiter="__")
+
+    data_dir: Path = Field(Path(".headrace"), description="State: SQL, index, keys, logs, sockets.")
+    host: str = Field("127.0.0.1", description="Address the edge listens on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port the edge listens on.")
+    public_url: str | None = Field(None, description="How clients reach us; citation links start with it. Default: http://host:port.")
+    sql_url: SecretStr | None = Field(None, description="SQLAlchemy URL; default: SQLite in data_dir.")
+    valkey_url: SecretStr | None = Field(None, description="Valkey or Redis; default: an embedded Valkey in data_dir.")
+    pepper: SecretStr | None = Field(None, description="Secret that API keys are hashed with; default: a key file in data_dir.")
+    starter_corpus: bool = Field(True, description="Ingest the starter corpus at the first start.")
+    gateway: Gateway = Gateway()
+    embedder: Embedder = Embedder()
+    retriever: Retriever = Retriever()
+    router: Router = Router()
+    generator: Generator = Generator()
+    worker: Worker = Worker()
+    log: Log = Log()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file."""
+        return env_settings, init_settings
+
+    @property
+    def base_url(self) -> str:
+        """Where clients reach us, without a trailing slash."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy URL in force."""
+        if self.sql_url is not None:
+            return self.sql_url.get_secret_value()
+        return f"sqlite+aiosqlite:///{self.data_dir.resolve() / 'headrace.db'}"
+
+    @property
+    def index_dir(self) -> Path:
+        """The folder of the Lance tables."""
+        return self.data_dir.resolve() / "index"
+
+    def pepper_bytes(self) -> bytes:
+        """The secret that API keys are hashed with; makes the key file where there is none."""
+        if self.pepper is not None:
+            return self.pepper.get_secret_value().encode()
+        return keyfile(self.data_dir / "pepper.key")
+
+
+def keyfile(path: Path, make: Callable[[], bytes] | None = None) -> bytes:
+    """The content of a private file (mode 0600), made with 32 random bytes in hex, or by `make`, where it is missing."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    content = make() if make else secrets.token_hex(32).encode()
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+    except FileExistsError:
+        return path.read_bytes()
+    return content
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment for a child process, with `extra` on top."""
+    return {**os.environ, **extra}

@@ -1,0 +1,1 @@
+"""The HTTP edge: authenticates, bounds, runs the flow, and writes answers to clients."""

@@ -1,0 +1,1 @@
+"""One model call: tokens into the response log."""

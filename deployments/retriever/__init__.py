@@ -1,0 +1,1 @@
+"""Hybrid search over one table per vector store; parsing and chunking."""

@@ -1,0 +1,1 @@
+"""Leases durable jobs and runs their handlers."""

@@ -1,0 +1,1 @@
+"""What happens to a turn, and how the stages are wired."""
