@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from deployments.core.types import Chunk, Generation, Outcome, Passage, Principal, Query, Route, Turn, Vectors
+from deployments.core.types import Chunk, Citation, Generation, Outcome, Passage, Principal, Query, Route, Turn, Vector, Vectors
 
 
 class Embeds(Protocol):
@@ -31,8 +31,20 @@ class Retrieves(Protocol):
 class Routes(Protocol):
     """Decides where a turn goes."""
 
-    async def route(self, turn: Turn) -> Route:
-        """The route of a turn; raises NoSuchModel."""
+    async def route(self, turn: Turn, vector: Vector | None) -> Route:
+        """The route of a turn, whose question has that embedding; raises NoSuchModel."""
+        ...
+
+
+class Relay(Protocol):
+    """What stands between the model's text and the log of one response; sans-I/O."""
+
+    def feed(self, text: str) -> list[str | Citation]:
+        """Text and citations to write, in order, now that the model has written `text`."""
+        ...
+
+    def flush(self) -> list[str | Citation]:
+        """What is left when the model has ended."""
         ...
 
 

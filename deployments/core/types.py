@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]
 """Unit-length embeddings, shape (n, dimensions)."""
 
+Vector = NDArray[np.float32]
+"""One unit-length embedding, shape (dimensions,)."""
+
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -93,7 +96,7 @@ class Query(msgspec.Struct, frozen=True):
     principal: Principal
     store_id: str
     text: str
-    vector: NDArray[np.float32]
+    vector: Vector
     limit: int = 4
     budget_tokens: int = 1000
 
@@ -127,14 +130,21 @@ class Text(msgspec.Struct, frozen=True, array_like=True, tag="t"):
     text: str
 
 
-class Cited(msgspec.Struct, frozen=True, array_like=True, tag="c"):
-    """The marker at code points [start, end) of the answer points at a passage."""
+class Citation(msgspec.Struct, frozen=True, array_like=True):
+    """The marker `[number]` at code points [start, end) of the answer points at a passage."""
 
-    seq: int
     start: int
     end: int
+    number: int
     url: str
     title: str
+
+
+class Cited(msgspec.Struct, frozen=True, array_like=True, tag="c"):
+    """A marker already written points at a passage."""
+
+    seq: int
+    citation: Citation
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag="f"):
@@ -146,30 +156,33 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag="f"):
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="x"):
-    """The answer broke off; nothing follows. `kind` is the type of the error envelope."""
+    """The answer broke off; nothing follows. The fields are those of an error, `kind` its type on the wire."""
 
     seq: int
     status: int
     kind: str
     code: str
     message: str
+    param: str | None = None
+    retry_after_s: float | None = None
+    retry: bool | None = None
 
 
 Delta = Opened | Text | Cited | Finished | Failed
 
 
 class LogRef(msgspec.Struct, frozen=True):
-    """Where to write a response's deltas: the log's id, the writer's epoch, its next number, and the channel of each follower.
+    """A place in a response's log: who writes (`epoch`), what comes next (`next_seq`), and the channel of each replica that follows.
 
-    `record` keeps the deltas for later readers; without it they are only pushed.
+    `record` keeps the deltas in Valkey for later readers; without it they are only pushed.
     """
 
     response_id: str
     tenant: str
-    epoch: int
-    next_seq: int
     channels: tuple[str, ...]
     record: bool
+    epoch: int = 1
+    next_seq: int = 0
 
 
 class Generation(msgspec.Struct, frozen=True):

@@ -1,0 +1,10 @@
+"""One way to connect to Valkey or Redis."""
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+
+def connect(url: str) -> Redis:
+    """A client that speaks RESP3, returns bytes, and never repeats a command by itself: its callers know what may be sent twice."""
+    return Redis.from_url(url, protocol=3, retry=Retry(NoBackoff(), 0), socket_connect_timeout=2, socket_timeout=5, max_connections=64)
