@@ -1,0 +1,1 @@
+"""Load tests and benchmarks: they speak HTTP only and import nothing else of this repository."""

@@ -1,0 +1,135 @@
+"""The service turns a request into an answer or a plain reply."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from loadtest.simulator import frames, plan
+from loadtest.simulator.answers import Answer, Step, streamed, whole
+from loadtest.simulator.faults import Fault, Kind
+from loadtest.simulator.ledger import Entry, Ledger
+from loadtest.simulator.ticker import Ticker
+
+MARKER = re.compile(rb"\[\[marker:([^\[\]\"\\]{1,200})\]\]")
+"""What a test writes into a message to find its request in the ledger again."""
+
+
+class BadRequest(ValueError):
+    """The body is not a chat request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One chat request, as far as the simulator cares."""
+
+    model: str
+    stream: bool
+    include_usage: bool
+    limit: int | None
+    prompt_tokens: int
+    question: str
+    marker: str | None
+
+
+def read(body: bytes) -> Ask:
+    """Read a chat request; BadRequest when it is not one."""
+    try:
+        fields = orjson.loads(body)
+        model, messages = str(fields["model"]), fields["messages"]
+        texts = [(each["role"], _text(each.get("content"))) for each in messages]
+        limit = fields.get("max_completion_tokens") or fields.get("max_tokens")
+        options = fields.get("stream_options") or {}
+        include_usage = bool(options.get("include_usage"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadRequest(f"not a chat request: {error!r}") from error
+    markers = MARKER.findall(body)
+    return Ask(
+        model,
+        bool(fields.get("stream")),
+        include_usage,
+        int(limit) if limit is not None else None,
+        sum(text.count(" ") + 1 for _, text in texts),
+        next((text for role, text in reversed(texts) if role == "user"), ""),
+        markers[-1].decode(errors="replace") if markers else None,
+    )
+
+
+def _text(content: Any) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(part.get("text", "") for part in content)
+
+
+class Service:
+    """All answers of one simulator."""
+
+    def __init__(self, profile: plan.Profile, ledger: Ledger, ticker: Ticker) -> None:
+        self._profile = profile
+        self._ledger = ledger
+        self._ticker = ticker
+        self._number = 0
+
+    def answer(self, body: bytes, transport: asyncio.Transport, done: Callable[[], None]) -> Answer:
+        """Begin the answer to a chat request; BadRequest or BadModel when there can be none."""
+        now = time.monotonic()
+        ask = read(body)
+        asked = plan.wish(ask.model)
+        made = plan.draw(self._profile, self._number, asked, ask.limit, ask.question)
+        fault = self._limited(made.fault, asked, ask.marker or ask.model)
+        kind = fault.kind if fault else None
+        entry = Entry(f"chatcmpl-sim{self._number:09d}", ask.model, ask.marker, ask.stream, kind, now)
+        self._number += 1
+        self._ledger.open(entry)
+
+        def close(reason: str) -> None:
+            self._ledger.close(entry, reason, time.monotonic())
+            done()
+
+        made = plan.Plan(made.words, made.due_s, made.finish, fault)
+        answer = Answer(_script(made, ask, entry), kind, entry, transport, close)
+        if fault is not None and fault.kind is Kind.ERROR:
+            transport.write(frames.failure(fault.status, "a simulated fault", "simulated", fault.retry_after_s))
+            answer.end("error")
+        elif kind is not Kind.HANG:
+            self.play(answer)
+        return answer
+
+    def _limited(self, fault: Fault | None, asked: plan.Wish, key: str) -> Fault | None:
+        if fault is None or asked.times is None:
+            return fault
+        return fault if self._ledger.strike(key) <= asked.times else None
+
+    def play(self, answer: Answer) -> None:
+        """Send what is due of an answer, and the rest when its time comes."""
+        due = answer.tick(time.monotonic())
+        if due is not None:
+            self._ticker.add(due, answer)
+
+    def reply(self, method: str, path: str) -> bytes:
+        """Return the response to a request that is not a chat request."""
+        match method, path:
+            case "GET", "/health":
+                return frames.response(200, {"status": "ok"})
+            case "GET", "/v1/models":
+                model = {"id": "sim", "object": "model", "created": 1_700_000_000, "owned_by": "simulator"}
+                return frames.response(200, {"object": "list", "data": [model]})
+            case "GET", "/sim/stats":
+                return frames.response(200, self._ledger.stats())
+            case "POST", "/sim/reset":
+                self._ledger.reset()
+                return frames.response(200, {"status": "ok"})
+            case _:
+                return frames.failure(404, f"{method} {path} is not simulated", "unknown_url")
+
+
+def _script(made: plan.Plan, ask: Ask, entry: Entry) -> Iterator[Step]:
+    created = int(time.time())
+    if ask.stream:
+        shaped = frames.Frames(entry.id, created, ask.model, ask.include_usage)
+        return streamed(made, shaped, ask.prompt_tokens)
+    return whole(made, entry, created, ask.prompt_tokens)
