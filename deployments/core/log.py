@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 
 from deployments.core import config
@@ -57,6 +58,8 @@ class Writer:
         self.ref = ref
         self.epoch = ref.epoch
         self.next_seq = ref.next_seq
+        self.recorded: int | None = ref.next_seq
+        """Number up to which the record holds the log; None where that must be asked of Valkey."""
         self.broken: HeadraceError | None = None
         self._outbox = outbox
         self._text: list[str] = []
@@ -227,6 +230,8 @@ class Outbox:
         except (RedisError, OSError) as error:
             _logger.warning("valkey is away: %s", error)
             undelivered = list(self.writers.union(writers))
+            for writer in undelivered:
+                writer.recorded = None
         finally:
             self._in_flight = []
             self._flushed.set()
@@ -251,10 +256,7 @@ class Outbox:
                     self._local.deliver(batch)
                 else:
                     pushes[channel].append((writer, batch))
-            if writer.ref.record:
-                name = stream_key(writer.ref)
-                pipe.xadd(name, {"d": _encode(deltas)}, id=f"{writer.epoch}-{deltas[-1].seq + 1}")
-                pipe.expire(name, self._settings.ttl_s)
+            if writer.ref.record and await self._record(pipe, writer, deltas):
                 recorded.append(writer)
         for channel, batches in pushes.items():
             pipe.publish(channel, _encode([batch for _, batch in batches]))
@@ -262,17 +264,26 @@ class Outbox:
             return []
         replies = await pipe.execute(raise_on_error=False)
         for writer, reply in zip(recorded, replies[: 2 * len(recorded) : 2], strict=True):
-            self._judge(writer, reply)
+            if isinstance(reply, ResponseError):
+                if "equal or smaller" not in str(reply):
+                    raise reply
+                writer.broken = StreamInterrupted("another writer has taken over this response", code="fenced")
         received = replies[2 * len(recorded) :]
         return [writer for batches, count in zip(pushes.values(), received, strict=True) if count == 0 for writer, _ in batches]
 
-    def _judge(self, writer: Writer, reply: object) -> None:
-        if not isinstance(reply, ResponseError):
-            return
-        if "equal or smaller" not in str(reply):
-            raise reply
-        if not self._stalled_since:  # after a stall the record may hold what is sent again
-            writer.broken = StreamInterrupted("another writer has taken over this response", code="fenced")
+    async def _record(self, pipe: Pipeline, writer: Writer, deltas: list[Delta]) -> bool:
+        """Queue what the record does not hold yet; False where it holds everything."""
+        name = stream_key(writer.ref)
+        if writer.recorded is None:  # Valkey was away: it may have kept everything, something or nothing
+            newest = await self._valkey.xrevrange(name, count=1)
+            writer.recorded = int(newest[0][0].split(b"-")[1]) if newest else 0
+        new = [delta for delta in deltas if delta.seq >= (writer.recorded or 0)]
+        if not new:
+            return False
+        writer.recorded = new[-1].seq + 1
+        pipe.xadd(name, {"d": _encode(new)}, id=f"{writer.epoch}-{writer.recorded}")
+        pipe.expire(name, self._settings.ttl_s)
+        return True
 
     async def _hold(self, writers: list[Writer]) -> None:
         """Keep what could not be delivered, up to the longest stall."""

@@ -206,3 +206,6 @@ class Outcome(msgspec.Struct, frozen=True):
     next_seq: int
     reason: Literal["stop", "length", "content_filter"]
     usage: Usage
+
+MODELS = ("headrace", "headrace-direct")
+"""The models a caller may name: with retrieval, and without."""

