@@ -1,5 +1,6 @@
 """What the endpoints work with, and how each gets hold of it and of its caller."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Protocol, cast
 
@@ -20,8 +21,21 @@ SESSION_COOKIE = "headrace_session"
 class Answers(Protocol):
     """The flow: what happens to a turn."""
 
-    async def answer(self, turn: Turn, writer: Writer, default_store: str | None) -> None:
-        """Write the whole response of a turn to its log, however it ends; raises nothing but CancelledError."""
+    async def answer(self, turn: Turn, writer: Writer, followed: Callable[[], int]) -> None:
+        """Write the whole response of a turn to its log, however it ends; raises nothing but CancelledError.
+
+        `followed()` is the number of the next delta a follower expects: where to go on when a generator has died.
+        """
+        ...
+
+
+class Stage(Protocol):
+    """Another stage, as far as readiness is concerned."""
+
+    name: str
+
+    async def ping(self) -> None:
+        """Return once a replica has answered; raises HeadraceError."""
         ...
 
 
@@ -37,6 +51,7 @@ class Context:
     flow: Answers
     embeds: Embeds
     retrieves: Retrieves
+    stages: tuple[Stage, ...] = ()
 
 
 class App(FastAPI):

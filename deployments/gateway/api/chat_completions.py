@@ -1,0 +1,19 @@
+"""POST /v1/chat/completions."""
+
+from fastapi import APIRouter, Response
+
+from deployments.gateway.context import Asker, Parts
+from deployments.gateway.replies import Stream, Whole
+from deployments.gateway.wire import ChatBody, ChatRequest, ChatStream
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions", response_class=Response)
+async def create(body: ChatRequest, parts: Parts, caller: Asker) -> Response:
+    """Answer a conversation, streamed or whole."""
+    turn = body.turn(caller, parts.settings, parts.store.clock())
+    if body.stream:
+        usage = bool(body.stream_options and body.stream_options.include_usage)
+        return Stream(parts, turn, ChatStream(turn, usage))
+    return Whole(parts, turn, ChatBody(turn))

@@ -1,0 +1,71 @@
+"""POST /v1/embeddings."""
+
+import base64
+from typing import Literal
+
+import msgspec
+import numpy as np
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from deployments.core.errors import InvalidRequest, NoSuchModel, Unsupported
+from deployments.core.types import Vectors
+from deployments.gateway.context import Asker, Parts
+
+router = APIRouter()
+
+MODEL = "headrace-embed"
+
+
+class EmbeddingRequest(BaseModel):
+    """Texts to embed."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = Field(max_length=256)
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1)
+
+    def texts(self) -> list[str]:
+        """The texts; raises InvalidRequest or Unsupported."""
+        texts = [self.input] if isinstance(self.input, str) else self.input
+        if not texts or len(texts) > 2048:
+            raise InvalidRequest("input holds 1 to 2048 texts", param="input", code="invalid_value")
+        checked: list[str] = []
+        for text in texts:
+            if not isinstance(text, str):
+                message = "token ids are not supported; send text (LangChain: check_embedding_ctx_length=False)"
+                raise Unsupported(message, param="input", code="unsupported_value")
+            if not text:
+                raise InvalidRequest("an empty text has no embedding", param="input", code="invalid_value")
+            checked.append(text)
+        return checked
+
+
+@router.post("/v1/embeddings", response_class=Response)
+async def create(body: EmbeddingRequest, parts: Parts, caller: Asker) -> Response:
+    """Embed texts as unit-length vectors."""
+    if body.model != MODEL:
+        raise NoSuchModel(f"the embedding model '{body.model}' does not exist; there is {MODEL}", param="model")
+    texts = body.texts()
+    vectors = _cut(await parts.embeds.embed(texts), body.dimensions)
+    data = [{"object": "embedding", "index": i, "embedding": _encoded(v, body.encoding_format)} for i, v in enumerate(vectors)]
+    tokens = sum(len(text.encode()) // 4 + 1 for text in texts)
+    answer = {"object": "list", "data": data, "model": MODEL, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+def _cut(vectors: Vectors, dimensions: int | None) -> Vectors:
+    if dimensions is None or dimensions == vectors.shape[1]:
+        return vectors
+    if dimensions > vectors.shape[1]:
+        raise InvalidRequest(f"the model has {vectors.shape[1]} dimensions", param="dimensions", code="invalid_value")
+    cut = vectors[:, :dimensions]
+    return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)
+
+
+def _encoded(vector: np.ndarray[tuple[int], np.dtype[np.float32]], encoding: str) -> str | list[float]:
+    if encoding == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return vector.tolist()

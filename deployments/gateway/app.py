@@ -1,0 +1,38 @@
+"""The HTTP application: its routes, and how its errors look. It knows nothing of Ray."""
+
+from contextlib import asynccontextmanager
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from deployments.core.errors import HeadraceError
+from deployments.gateway import envelope
+from deployments.gateway.api import chat_completions, embeddings, health, models
+from deployments.gateway.context import App, Context
+from deployments.gateway.middleware import BodyBound
+
+ROUTERS = (chat_completions.router, embeddings.router, models.router, health.router)
+
+
+def build_app(context: Context) -> App:
+    """The application over a context; its lifespan starts and closes the follower hub."""
+
+    @asynccontextmanager
+    async def lifespan(app: App):
+        context.hub.start()
+        yield
+        await context.hub.close()
+        await context.outbox.close()
+        await context.store.close()
+
+    app = App(title="headrace", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.context = context
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_exception_handler(HeadraceError, envelope.on_headrace_error)
+    app.add_exception_handler(RequestValidationError, envelope.on_invalid)
+    app.add_exception_handler(HTTPException, envelope.on_http)
+    app.add_exception_handler(Exception, envelope.on_anything)
+    limits = context.settings.gateway
+    app.add_middleware(BodyBound, max_body_bytes=limits.max_body_bytes, max_upload_bytes=limits.max_upload_bytes)
+    return app

@@ -1,0 +1,86 @@
+"""Every error that leaves the gateway has the shape of OpenAI's; this is the one place that makes it."""
+
+import logging
+from typing import Any
+
+import msgspec
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from deployments.core.errors import HeadraceError, InvalidRequest, NoSuchUrl
+from deployments.core.types import Failed
+
+_logger = logging.getLogger("headrace.gateway")
+
+_BY_CODE = {"missing": "missing_required_parameter", "json_invalid": "invalid_json"}
+
+
+class Broken(HeadraceError):
+    """A response that broke off elsewhere, as its log tells it."""
+
+    def __init__(self, failed: Failed):
+        super().__init__(failed.message, param=failed.param, code=failed.code, retry_after_s=failed.retry_after_s)
+        self.status, self.type, self.retry = failed.status, failed.kind, failed.retry  # type: ignore[misc]
+
+
+def body(error: HeadraceError) -> dict[str, Any]:
+    """The envelope of an error."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.wire_code}}
+
+
+def answer(error: HeadraceError) -> Response:
+    """The HTTP response of an error, with what tells a client whether and when to try again."""
+    headers: dict[str, str] = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        headers["retry-after-ms"] = str(max(1, round(error.retry_after_s * 1000)))
+    if error.retry is not None:
+        headers["x-should-retry"] = str(error.retry).lower()
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return Response(msgspec.json.encode(body(error)), error.status, headers, "application/json")
+
+
+async def on_headrace_error(request: Request, error: Exception) -> Response:
+    """Errors of ours say what they are."""
+    if not isinstance(error, HeadraceError):
+        raise error
+    return answer(error)
+
+
+async def on_invalid(request: Request, error: Exception) -> Response:
+    """A body or parameter of the wrong shape: 400, naming the first field that is wrong."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    where = first["loc"][1:] if first["type"] != "json_invalid" else ()
+    message = first["msg"].removeprefix("Value error, ")
+    param = _path(where)
+    code = _BY_CODE.get(first["type"], "invalid_value")
+    return answer(InvalidRequest(f"{param}: {message}" if param else message, param=param, code=code))
+
+
+async def on_http(request: Request, error: Exception) -> Response:
+    """What the framework refuses: an unknown path or method is a 404 that says so."""
+    if not isinstance(error, HTTPException):
+        raise error
+    if error.status_code in (404, 405):
+        return answer(NoSuchUrl(f"{request.method} {request.url.path} is not implemented by headrace"))
+    return answer(InvalidRequest(str(error.detail), code="invalid_request"))
+
+
+async def on_anything(request: Request, error: Exception) -> Response:
+    """What nobody expected: 500 without a word about the inside."""
+    _logger.exception("unexpected error on %s", request.url.path, exc_info=error)
+    return answer(HeadraceError("headrace failed to answer; the log has the reason"))
+
+
+def _path(location: tuple[int | str, ...]) -> str | None:
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.islower():  # pydantic adds the names of union members, which are no fields
+            path += f".{part}" if path else part
+    return path or None
