@@ -44,7 +44,9 @@ class Gateway(Section):
     keep_alive_s: float = Field(10, gt=0, description="Pause after which an idle stream gets an SSE comment.")
     send_timeout_s: float = Field(30, gt=0, description="How long one write may wait for a slow reader before the stream is cut.")
     session_ttl_s: int = Field(12 * 3600, ge=60, description="Life of the browser session of the document page.")
-    key_cache_s: float = Field(1.0, ge=0, description="How long a verified key is trusted without asking SQL; bounds how late a revocation is seen.")
+    key_cache_s: float = Field(
+        1.0, ge=0, description="How long a verified key is trusted without asking SQL; bounds how late a revocation is seen."
+    )
 
 
 class Embedder(Section):
@@ -77,7 +79,7 @@ class Router(Section):
 class Generator(Section):
     """The model backend: embedded llama.cpp, or any OpenAI-compatible endpoint when `base_url` is set."""
 
-    scaling: Scaling = Scaling(max_ongoing=64, target_ongoing=4, max_replicas=2, max_queued=64)
+    scaling: Scaling = Scaling(max_ongoing=256, target_ongoing=32, max_replicas=2, max_queued=256)
     base_url: str | None = Field(None, description="An OpenAI-compatible endpoint, such as http://127.0.0.1:9000/v1.")
     model: str = Field("smollm2-135m-instruct", description="Model name sent to the backend.")
     api_key: SecretStr = Field(SecretStr("none"), description="Bearer key of the backend.")
@@ -111,6 +113,17 @@ class Log(Section):
     stall_s: float = Field(10, gt=0, description="How long deltas are held while Valkey is away.")
 
 
+class Node(Section):
+    """What `headrace serve` starts beside the app: Ray, Valkey and the edge."""
+
+    num_cpus: int = Field(8, ge=1, description="CPUs Ray may give to replicas; a number to share out, not what the machine has.")
+    object_store_bytes: int = Field(100_000_000, ge=80_000_000, description="Ray's object store; the stages pass little through it.")
+    valkey_bytes: int = Field(256 << 20, ge=1 << 20, description="Memory of the embedded Valkey; a write over it is refused.")
+    max_connections: int = Field(12_000, ge=16, description="Connections the edge holds at once.")
+    receipt_s: float = Field(5, gt=0, description="Time a client has to send its header, and again the start of its body.")
+    drain_s: float = Field(5, ge=0, description="How long open answers may go on after Ctrl-C.")
+
+
 class Settings(BaseSettings):
     """The whole tree; one value of it is passed to every stage."""
 
@@ -131,6 +144,7 @@ class Settings(BaseSettings):
     generator: Generator = Generator()
     worker: Worker = Worker()
     log: Log = Log()
+    node: Node = Node()
 
     @classmethod
     def settings_customise_sources(
@@ -155,6 +169,13 @@ class Settings(BaseSettings):
         if self.sql_url is not None:
             return self.sql_url.get_secret_value()
         return f"sqlite+aiosqlite:///{self.data_dir.resolve() / 'headrace.db'}"
+
+    @property
+    def valkey(self) -> str:
+        """The Valkey URL in force: the configured one, or that of the embedded server, which writes it to its folder."""
+        if self.valkey_url is not None:
+            return self.valkey_url.get_secret_value()
+        return (self.data_dir / "valkey" / "url").read_text().strip()
 
     @property
     def index_dir(self) -> Path:

@@ -101,7 +101,9 @@ class Writer:
     def fail(self, error: HeadraceError) -> None:
         """Append the last delta of a response that broke off."""
         self._settle()
-        failed = Failed(self._number(), error.status, error.type, error.wire_code, error.message, error.param, error.retry_after_s, error.retry)
+        failed = Failed(
+            self._number(), error.status, error.type, error.wire_code, error.message, error.param, error.retry_after_s, error.retry
+        )
         self._append(failed)
 
     def fence(self, next_seq: int) -> None:

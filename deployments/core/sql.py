@@ -2,21 +2,38 @@
 
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+WRITES: dict[str, Any] = {"headrace_writes": True}
+"""Execution options of a transaction that writes: SQLite takes its write lock at BEGIN.
+
+A transaction that reads first and asks for the lock later is refused at once, whatever the timeout, when another process has
+written in between (https://www.sqlite.org/lang_transaction.html).
+"""
+
+_BUSY_S = 15
+"""How long a SQLite transaction waits for another process to end its own; ours are a few milliseconds long."""
 
 
 def open_engine(url: str) -> AsyncEngine:
     """An engine for the URL; SQLite runs in WAL mode, and a commit is on disk when it returns."""
     if not url.startswith("sqlite"):
         return create_async_engine(url, pool_pre_ping=True)
-    engine = create_async_engine(url, connect_args={"timeout": 15})
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def configure(connection: Any, _: Any) -> None:
-        cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=15000"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
+    engine = create_async_engine(url, connect_args={"timeout": _BUSY_S})
+    event.listen(engine.sync_engine, "connect", _configure)
+    event.listen(engine.sync_engine, "begin", _begin)
     return engine
+
+
+def _configure(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # the driver would begin by itself, late and without the lock: `_begin` does it instead
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("headrace_writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,12 +1,21 @@
 """The SQL schema; `migrations/` makes it, a test proves that both agree."""
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Integer, LargeBinary, String, Text
+from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import JSON
 
 
 class Base(DeclarativeBase):
-    """The root of all tables."""
+    """The root of all tables; every constraint has a name, so that a later migration can reach it."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
 
 
 class TenantRow(Base):
@@ -26,6 +35,7 @@ class KeyRow(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     prefix: Mapped[str] = mapped_column(String(32), unique=True)
     digest: Mapped[bytes] = mapped_column(LargeBinary(32))
+    name: Mapped[str] = mapped_column(String(200))
     scopes: Mapped[list[str]] = mapped_column(JSON)
     created_at: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
@@ -48,6 +58,7 @@ class StoreRow(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     name: Mapped[str] = mapped_column(String(256))
+    labels: Mapped[dict[str, str]] = mapped_column("metadata", JSON)
     created_at: Mapped[int] = mapped_column(BigInteger)
 
 
@@ -72,7 +83,7 @@ class MemberRow(Base):
 
     __tablename__ = "vector_store_files"
     store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"), primary_key=True)
-    file_id: Mapped[str] = mapped_column(ForeignKey("files.id"), primary_key=True)
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id"), primary_key=True, index=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     status: Mapped[str] = mapped_column(String(16))
     error_code: Mapped[str | None] = mapped_column(String(32))
@@ -90,7 +101,7 @@ class PassageRow(Base):
 
     __tablename__ = "passages"
     store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"), primary_key=True)
-    file_id: Mapped[str] = mapped_column(ForeignKey("files.id"), primary_key=True)
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id"), primary_key=True, index=True)
     number: Mapped[int] = mapped_column(Integer, primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     start: Mapped[int] = mapped_column(Integer)

@@ -43,7 +43,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """One question of one principal, as admitted; `id` names its response."""
+    """One question of one principal, as admitted; `id` names its response, `store_id` the vector store it may be answered from."""
 
     id: str
     principal: Principal
@@ -52,6 +52,7 @@ class Turn(msgspec.Struct, frozen=True):
     sampling: Sampling
     created: int
     deadline_s: float
+    store_id: str | None = None
 
     @property
     def question(self) -> str:
@@ -207,5 +208,7 @@ class Outcome(msgspec.Struct, frozen=True):
     reason: Literal["stop", "length", "content_filter"]
     usage: Usage
 
-MODELS = ("headrace", "headrace-direct")
+
+DIRECT = "headrace-direct"
+MODELS = ("headrace", DIRECT)
 """The models a caller may name: with retrieval, and without."""

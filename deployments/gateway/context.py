@@ -29,14 +29,26 @@ class Answers(Protocol):
         ...
 
 
-class Stage(Protocol):
-    """Another stage, as far as readiness is concerned."""
+class Pings(Protocol):
+    """A stage, as far as readiness is concerned."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
 
     async def ping(self) -> None:
         """Return once a replica has answered; raises HeadraceError."""
         ...
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The near sides of the stages that endpoints talk to, and of all that must stand for a question to be answered."""
+
+    embeds: Embeds
+    retrieves: Retrieves
+    all: tuple[Pings, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,9 +61,7 @@ class Context:
     hub: Hub
     outbox: Outbox
     flow: Answers
-    embeds: Embeds
-    retrieves: Retrieves
-    stages: tuple[Stage, ...] = ()
+    stages: Stages
 
 
 class App(FastAPI):

@@ -93,8 +93,8 @@ class ChatRequest(BaseModel):
     def _one_stop(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
-    def turn(self, caller: Principal, settings: Settings, now: float) -> Turn:
-        """The turn that is asked for; raises InvalidRequest, Unsupported or NoSuchModel."""
+    def turn(self, caller: Principal, settings: Settings, now: float, store_id: str | None) -> Turn:
+        """The turn that is asked for, to be answered from that store; raises InvalidRequest, Unsupported or NoSuchModel."""
         self._refuse()
         limits = settings.gateway
         if self.model not in MODELS:
@@ -111,7 +111,7 @@ class ChatRequest(BaseModel):
             asked, self.temperature, self.top_p, self.frequency_penalty, self.presence_penalty, self.seed, tuple(self.stop or ())
         )
         messages = tuple(message.message() for message in self.messages)
-        return Turn(new_id("chatcmpl-"), caller, self.model, messages, sampling, int(now), limits.deadline_s)
+        return Turn(new_id("chatcmpl-"), caller, self.model, messages, sampling, int(now), limits.deadline_s, store_id)
 
     def _refuse(self) -> None:
         extra = self.model_extra or {}

@@ -49,7 +49,7 @@ async def create(body: EmbeddingRequest, parts: Parts, caller: Asker) -> Respons
     if body.model != MODEL:
         raise NoSuchModel(f"the embedding model '{body.model}' does not exist; there is {MODEL}", param="model")
     texts = body.texts()
-    vectors = _cut(await parts.embeds.embed(texts), body.dimensions)
+    vectors = _cut(await parts.stages.embeds.embed(texts), body.dimensions)
     data = [{"object": "embedding", "index": i, "embedding": _encoded(v, body.encoding_format)} for i, v in enumerate(vectors)]
     tokens = sum(len(text.encode()) // 4 + 1 for text in texts)
     answer = {"object": "list", "data": data, "model": MODEL, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}

@@ -29,10 +29,11 @@ async def alive() -> dict[str, str]:
 async def ready(parts: Parts) -> Response:
     """200 when a question could be answered now, else 503; says how each part stands, in milliseconds."""
     checks = {"sql": _sql(parts), "valkey": parts.hub.ready(_PATIENCE_S)}
-    checks |= {stage.name: stage.ping() for stage in parts.stages}
+    checks |= {stage.name: stage.ping() for stage in parts.stages.all}
     states = dict(zip(checks, await asyncio.gather(*(_timed(check) for check in checks.values())), strict=True))
     fine = all(state["ok"] for state in states.values())
-    return Response(msgspec.json.encode({"status": "ok" if fine else "unavailable", "parts": states}), 200 if fine else 503, media_type="application/json")
+    body = msgspec.json.encode({"status": "ok" if fine else "unavailable", "parts": states})
+    return Response(body, 200 if fine else 503, media_type="application/json")
 
 
 async def _sql(parts: Context) -> None:

@@ -1,0 +1,32 @@
+"""Calling another stage: one place where what Ray raises becomes an error of ours."""
+
+import asyncio
+from typing import TypeVar, cast
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentResponse
+
+from deployments.core.errors import HeadraceError, Overloaded
+
+Result = TypeVar("Result")
+
+
+async def call(response: "DeploymentResponse[Result]") -> Result:
+    """The result of a call; cancelling this cancels the call.
+
+    Raises what the stage raised where that is a HeadraceError, and Overloaded where no replica took or finished the call.
+    """
+    try:
+        return cast(Result, await response)
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+    except BackPressureError as error:
+        raise Overloaded("too many requests are waiting", retry_after_s=1) from error
+    except RayTaskError as error:
+        if isinstance(error.cause, HeadraceError):
+            raise error.cause from None
+        raise
+    except (RayError, RayServeException) as error:
+        raise Overloaded("a part of headrace is restarting", code="stage_unavailable", retry_after_s=2) from error

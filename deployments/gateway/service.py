@@ -1,0 +1,30 @@
+"""The gateway as a Serve deployment: the ingress of the application."""
+
+from ray import serve
+
+from deployments.core.config import Settings
+from deployments.core.follow import Hub
+from deployments.core.keys import Keys
+from deployments.core.log import Outbox
+from deployments.core.store import Store
+from deployments.core.valkey import connect
+from deployments.gateway.app import build_app
+from deployments.gateway.context import Answers, App, Context, Stages
+
+
+@serve.deployment
+@serve.ingress()
+class Gateway:
+    """Builds the HTTP application over a flow and the near sides of the other stages."""
+
+    def __init__(self, settings: Settings, stages: Stages, flow: Answers):
+        store = Store(settings.database_url)
+        keys = Keys(store, settings.pepper_bytes(), settings.gateway.key_cache_s, settings.gateway.session_ttl_s)
+        valkey = connect(settings.valkey)
+        hub = Hub(valkey, settings.log)
+        outbox = Outbox(valkey, settings.log, local=hub)
+        self._app = build_app(Context(settings, store, keys, hub, outbox, flow, stages))
+
+    def __serve_build_asgi_app__(self) -> App:
+        """What Serve calls for the application once this object stands."""
+        return self._app

@@ -1,0 +1,113 @@
+"""Calling a model: any OpenAI-compatible endpoint through the `openai` client, read as raw bytes."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx2
+import openai
+from openai import AsyncAPIResponse, AsyncOpenAI, DefaultAioHttpClient
+
+from deployments.core import config
+from deployments.core.errors import BackendFailed, ContextTooLong, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded
+from deployments.core.types import Message, Sampling
+from deployments.generator.sse import EventReader, Piece
+
+_logger = logging.getLogger("headrace.generator")
+
+_LONGEST_RETRY_AFTER_S = 60.0
+
+
+class Backend:
+    """One OpenAI-compatible endpoint. Retries are not its business: each call is one attempt."""
+
+    def __init__(self, base_url: str, api_key: str, model: str, settings: config.Generator):
+        self._model = model
+        self._settings = settings
+        timeout = openai.Timeout(None, connect=settings.connect_timeout_s)
+        http = DefaultAioHttpClient(timeout=timeout, follow_redirects=False)
+        self._client = AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=timeout, http_client=http)
+
+    async def stream(self, messages: tuple[Message, ...], sampling: Sampling, deadline_s: float) -> AsyncIterator[Piece]:
+        """The pieces of one answer, the last with `done`.
+
+        Raises ContextTooLong, InvalidRequest, Overloaded, BackendFailed or DeadlineExceeded.
+        Closing the iterator closes the connection, which ends the generation.
+        """
+        loop = asyncio.get_running_loop()
+        last = loop.time() + deadline_s
+        request = self._request(messages, sampling)
+        try:
+            async with asyncio.timeout_at(min(last, loop.time() + self._settings.first_token_timeout_s)) as limit:
+                async with self._open(request) as response:
+                    reader = EventReader()
+                    async for received in response.iter_bytes():
+                        piece = reader.feed(received)
+                        yield piece
+                        if piece.done:
+                            return
+                        if piece.text:
+                            limit.reschedule(min(last, loop.time() + self._settings.inter_token_timeout_s))
+        except openai.APIStatusError as error:
+            raise _refused(error) from error
+        except openai.APIConnectionError as error:
+            _logger.warning("the backend can't be reached: %s", error)
+            raise Overloaded("the model backend can't be reached", retry_after_s=2) from error
+        except TimeoutError:
+            raise DeadlineExceeded("the model backend took too long") from None
+        except (OSError, openai.OpenAIError, httpx2.HTTPError) as error:
+            raise BackendFailed("the connection to the model backend broke") from error
+        raise BackendFailed("the model backend ended its answer too early")
+
+    @asynccontextmanager
+    async def _open(self, request: dict[str, Any]) -> AsyncIterator[AsyncAPIResponse[Any]]:
+        """The response to a request; a kept connection that the backend had closed costs one more try."""
+        calls = self._client.chat.completions.with_streaming_response
+        async with AsyncExitStack() as stack:
+            try:
+                response = await stack.enter_async_context(calls.create(**request))
+            except openai.APIConnectionError:
+                response = await stack.enter_async_context(calls.create(**request))
+            yield response
+
+    async def close(self) -> None:
+        """Close idle connections."""
+        await self._client.close()
+
+    def _request(self, messages: tuple[Message, ...], sampling: Sampling) -> dict[str, Any]:
+        wanted: dict[str, Any] = {
+            "model": self._model,
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "max_tokens": sampling.max_tokens or self._settings.default_max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "frequency_penalty": sampling.frequency_penalty,
+            "presence_penalty": sampling.presence_penalty,
+            "seed": sampling.seed,
+            "stop": list(sampling.stop) or None,
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _refused(error: openai.APIStatusError) -> HeadraceError:
+    """What a refusal of the backend means to our caller; its own words stay in our log."""
+    _logger.warning("the backend answered %s: %s", error.status_code, error.message[:500])
+    if error.status_code in (429, 503, 529):
+        return Overloaded("the model backend is overloaded", retry_after_s=_retry_after(error))
+    if error.status_code in (400, 413, 422):
+        words = f"{error.code} {error.message}".lower()
+        if "context" in words or "too long" in words or "too large" in words:
+            return ContextTooLong("the messages are longer than the model's context", param="messages")
+        return InvalidRequest("the model backend does not take this request")
+    return BackendFailed("the model backend refused the call")
+
+
+def _retry_after(error: openai.APIStatusError) -> float:
+    try:
+        return min(max(float(error.response.headers.get("retry-after", "1")), 0.1), _LONGEST_RETRY_AFTER_S)
+    except ValueError:
+        return 1.0

@@ -1,0 +1,73 @@
+"""One model call, from the backend's first piece to the log's last text."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from contextlib import aclosing
+
+from deployments.core.errors import HeadraceError, StreamInterrupted
+from deployments.core.log import Outbox, Writer
+from deployments.core.ports import Relay
+from deployments.core.types import Citation, Generation, Outcome, Usage
+from deployments.generator.backends import Backend
+
+_REASONS = {"stop": "stop", "length": "length", "content_filter": "content_filter"}
+
+
+class Relays:
+    """Runs generations: text goes from the backend through the relay filter into the log."""
+
+    def __init__(self, backend: Backend, outbox: Outbox, filters: Callable[[Generation], Relay]):
+        self._backend = backend
+        self._outbox = outbox
+        self._filters = filters
+        self._running: dict[str, asyncio.Task[object]] = {}
+
+    def stop(self, response_id: str) -> None:
+        """End a generation that nobody follows any more."""
+        if task := self._running.get(response_id):
+            task.cancel()
+
+    async def generate(self, generation: Generation) -> Outcome:
+        """Write one answer into its log; the contract is that of `core.ports.Generates`."""
+        response_id = generation.log.response_id
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - there is always one inside a coroutine
+        self._running[response_id] = task
+        try:
+            with self._outbox.writer(generation.log) as writer:
+                return await self._write(generation, writer)
+        finally:
+            self._running.pop(response_id, None)
+
+    async def _write(self, generation: Generation, writer: Writer) -> Outcome:
+        relay = self._filters(generation)
+        reason, usage, pieces = None, Usage(), self._backend.stream(generation.messages, generation.sampling, generation.deadline_s)
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    if piece.text:
+                        _put(writer, relay.feed(piece.text))
+                    reason = piece.reason or reason
+                    usage = piece.usage or usage
+            _put(writer, relay.flush())
+        except HeadraceError as error:
+            if writer.next_seq == generation.log.next_seq and not writer.waiting:
+                raise
+            with contextlib.suppress(HeadraceError):
+                await writer.drain()
+            raise StreamInterrupted(f"the answer broke off: {error.message}", code=_code(error)) from error
+        await writer.drain()
+        return Outcome(writer.next_seq, _REASONS.get(reason or "stop", "stop"), usage)  # type: ignore[arg-type]
+
+
+def _code(error: HeadraceError) -> str:
+    return error.wire_code if error.wire_code in ("fenced", "deadline_exceeded") else StreamInterrupted.code
+
+
+def _put(writer: Writer, pieces: list[str | Citation]) -> None:
+    for piece in pieces:
+        if isinstance(piece, str):
+            writer.text(piece)
+        else:
+            writer.cite(piece)

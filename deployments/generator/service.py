@@ -1,0 +1,55 @@
+"""The generator as a Serve deployment: one replica, one backend."""
+
+import asyncio
+from collections.abc import Callable
+
+from ray import serve
+from redis.exceptions import RedisError
+
+from deployments.core.config import Settings
+from deployments.core.follow import STOP_CHANNEL, receive
+from deployments.core.log import RETRY_S, Outbox
+from deployments.core.ports import Relay
+from deployments.core.types import Generation, Outcome
+from deployments.core.valkey import connect
+from deployments.generator.backends import Backend
+from deployments.generator.llama import LlamaServer
+from deployments.generator.relay import Relays
+
+
+@serve.deployment
+class Generator:
+    """Implements Generates on the far side of a handle."""
+
+    def __init__(self, settings: Settings, filters: Callable[[Generation], Relay]):
+        chosen = settings.generator
+        self._llama = None if chosen.base_url else LlamaServer(chosen)
+        url, key = (self._llama.base_url, self._llama.api_key) if self._llama else (chosen.base_url or "", chosen.api_key.get_secret_value())
+        self._valkey = connect(settings.valkey)
+        self._relays = Relays(Backend(url, key, chosen.model, chosen), Outbox(self._valkey, settings.log), filters)
+        self._listener: asyncio.Task[None] | None = None
+
+    async def generate(self, generation: Generation) -> Outcome:
+        """Write one answer into its log; the contract is that of `core.ports.Generates`."""
+        return await self._relays.generate(generation)
+
+    async def ping(self) -> None:
+        """Answer."""
+
+    async def check_health(self) -> None:
+        """Raises when the embedded model server has ended; keeps the stop listener running."""
+        if self._llama and not self._llama.alive:
+            raise RuntimeError("the embedded model server has ended")
+        if self._listener is None:
+            self._listener = asyncio.get_running_loop().create_task(self._listen())
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                await receive(self._valkey, STOP_CHANNEL, asyncio.Event(), lambda name: self._relays.stop(name.decode()))
+            except (RedisError, OSError):
+                await asyncio.sleep(RETRY_S)
+
+    def __del__(self) -> None:
+        if self._llama:
+            self._llama.close()

@@ -1,0 +1,22 @@
+"""The router as a Serve deployment."""
+
+from ray import serve
+
+from deployments.core.config import Settings
+from deployments.core.types import Route, Turn, Vector
+from deployments.router.decide import decide
+
+
+@serve.deployment
+class Router:
+    """Implements Routes on the far side of a handle."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+
+    async def route(self, turn: Turn, vector: Vector | None) -> Route:
+        """Where a turn goes; raises NoSuchModel."""
+        return decide(turn, vector, self._settings.generator)
+
+    async def ping(self) -> None:
+        """Answer."""

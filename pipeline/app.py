@@ -1,0 +1,34 @@
+"""The whole application on one screen: every stage, and who calls whom."""
+
+from ray.serve import Application
+
+from deployments.core.config import Settings
+from deployments.embedder.client import EmbedderClient
+from deployments.embedder.service import Embedder
+from deployments.gateway.context import Stages
+from deployments.gateway.service import Gateway
+from deployments.generator.client import GeneratorClient
+from deployments.generator.service import Generator
+from deployments.retriever.client import RetrieverClient
+from deployments.retriever.service import Retriever
+from deployments.router.client import RouterClient
+from deployments.router.service import Router
+from deployments.worker.client import WorkerClient
+from deployments.worker.service import Worker
+from pipeline.citations import cite
+from pipeline.flow import Flow
+from pipeline.jobs import Ingest
+from pipeline.scaling import options
+
+
+def build(settings: Settings) -> Application:
+    """The application for some settings; `serve run pipeline.app:build` calls it, and so does a Serve config file."""
+    embeds = EmbedderClient(Embedder.options(**options("embedder", settings.embedder.scaling)).bind(settings))
+    retrieves = RetrieverClient(Retriever.options(**options("retriever", settings.retriever.scaling)).bind(settings))
+    routes = RouterClient(Router.options(**options("router", settings.router.scaling)).bind(settings))
+    generates = GeneratorClient(Generator.options(**options("generator", settings.generator.scaling)).bind(settings, cite))
+    works = WorkerClient(Worker.options(**options("worker", settings.worker.scaling)).bind(settings, Ingest(settings, embeds, retrieves)))
+
+    flow = Flow(settings, embeds, retrieves, routes, generates)
+    stages = Stages(embeds, retrieves, all=(embeds, retrieves, routes, generates, works))
+    return Gateway.options(**options("gateway", settings.gateway.scaling)).bind(settings, stages, flow)

@@ -1,0 +1,1 @@
+"""What the model is told, and how a prompt is put together."""
