@@ -1,0 +1,91 @@
+"""Small working stand-ins for what is slow, random or far away."""
+
+import hashlib
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+
+from deployments.core.keys import Keys
+from deployments.core.schema import migrate
+from deployments.core.store import Store
+from deployments.core.types import Chunk, Passage, Principal, Query, Vector, Vectors
+
+DIMENSIONS = 64
+SCOPES = ["chat", "files:read", "files:write"]
+
+
+class Clock:
+    """A clock that only moves when it is told to."""
+
+    def __init__(self, now: float = 1_800_000_000):
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class FakeEmbeds:
+    """Bags of words, hashed: texts that share words are close, the same text is always the same vector."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        self.calls.append(list(texts))
+        return np.stack([self.vector(text) for text in texts]) if texts else np.zeros((0, DIMENSIONS), np.float32)
+
+    @staticmethod
+    def vector(text: str) -> Vector:
+        vector = np.full(DIMENSIONS, 1e-6, np.float32)
+        for word in re.findall(r"\w+", text.lower()):
+            vector[int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "big") % DIMENSIONS] += 1
+        return vector / np.linalg.norm(vector)
+
+
+class FakeRetrieves:
+    """An index in memory: exact cosine, one dictionary a tenant."""
+
+    def __init__(self, min_similarity: float = 0.2) -> None:
+        self._min_similarity = min_similarity
+        self.files: dict[tuple[str, str, str], list[tuple[str, str, Chunk, Vector]]] = {}
+
+    async def replace(
+        self, principal: Principal, store_id: str, file_id: str, filename: str, title: str, chunks: Sequence[Chunk], vectors: Vectors
+    ) -> None:
+        self.files.pop((principal.tenant, store_id, file_id), None)
+        if chunks:
+            rows = [(filename, title, chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
+            self.files[principal.tenant, store_id, file_id] = rows
+
+    async def search(self, query: Query) -> tuple[Passage, ...]:
+        found = [
+            Passage(file_id, filename, title, chunk, float(vector @ query.vector), float(vector @ query.vector))
+            for (tenant, store_id, file_id), rows in self.files.items()
+            if (tenant, store_id) == (query.principal.tenant, query.store_id)
+            for filename, title, chunk, vector in rows
+        ]
+        relevant = [passage for passage in found if passage.similarity >= self._min_similarity]
+        return tuple(sorted(relevant, key=lambda passage: -passage.score)[: query.limit])
+
+
+@asynccontextmanager
+async def database(folder: Path, clock: Clock | None = None) -> AsyncIterator[Store]:
+    """A migrated SQLite database in a folder."""
+    url = f"sqlite+aiosqlite:///{folder / 'headrace.db'}"
+    await migrate(url)
+    store = Store(url, clock or Clock())
+    yield store
+    await store.close()
+
+
+async def tenant(store: Store, name: str) -> Principal:
+    """A tenant of that name, with a key that may do everything."""
+    keys = Keys(store, b"pepper")
+    await keys.add_tenant(name, name)
+    return await keys.verify((await keys.mint(name, SCOPES)).secret)
