@@ -1,0 +1,21 @@
+"""The verbs of `headrace`; each lives in the file of its name and imports what is heavy when it runs."""
+
+import typer
+
+from pipeline.cli import doctor, serve, stop
+
+app = typer.Typer(
+    name="headrace",
+    help="A real-time generative-AI service on Ray Serve.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+app.command("serve")(serve.serve)
+app.command("stop")(stop.stop)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
