@@ -1,8 +1,10 @@
 """Small working stand-ins for what is slow, random or far away."""
 
+import asyncio
 import hashlib
+import inspect
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -89,3 +91,19 @@ async def tenant(store: Store, name: str) -> Principal:
     keys = Keys(store, b"pepper")
     await keys.add_tenant(name, name)
     return await keys.verify((await keys.mint(name, SCOPES)).secret)
+
+
+async def until(observe: Callable[[], object], *, equals: object = True, within_s: float = 10) -> None:
+    """Wait until what is observed is as expected."""
+    seen: object = None
+    try:
+        async with asyncio.timeout(within_s):
+            while True:
+                seen = observe()
+                if inspect.isawaitable(seen):
+                    seen = await seen
+                if seen == equals:
+                    return
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"{seen!r} did not become {equals!r} within {within_s} s") from None

@@ -123,17 +123,18 @@ class Store:
 
     async def extend(self, work: Work, seconds: float) -> bool:
         """Keep a lease for that much longer from now; False where the work is gone or somebody else's."""
-        return await self._hold(work, seconds)
+        return await self._hold(work, seconds, work.attempt)
 
-    async def release(self, work: Work, seconds: float = 0) -> None:
-        """Give a lease back; the work is taken up again no sooner than that much later."""
-        await self._hold(work, seconds)
+    async def release(self, work: Work, seconds: float = 0, *, counted: bool = True) -> None:
+        """Give a lease back; the work is taken up again no sooner than that much later. An attempt may be left uncounted."""
+        await self._hold(work, seconds, work.attempt if counted else work.attempt - 1)
 
-    async def _hold(self, work: Work, seconds: float) -> bool:
+    async def _hold(self, work: Work, seconds: float, attempts: int) -> bool:
         mine = (MemberRow.store_id == work.store_id) & (MemberRow.file_id == work.file_id) & (MemberRow.tenant_id == work.tenant)
         mine &= (MemberRow.status == "in_progress") & (MemberRow.attempts == work.attempt)
+        change = update(MemberRow).where(mine).values(leased_until=int(self.clock() + seconds), attempts=attempts)
         async with self.write() as session:
-            held = await session.execute(update(MemberRow).where(mine).values(leased_until=int(self.clock() + seconds)))
+            held = await session.execute(change)
         return bool(held.rowcount)  # type: ignore[attr-defined]
 
     async def backlog(self) -> int:
