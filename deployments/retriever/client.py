@@ -1,0 +1,27 @@
+"""The retriever on the near side of its handle."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ray.serve.handle import DeploymentHandle
+
+from deployments.core.types import Chunk, Passage, Principal, Query, Vectors
+
+
+@dataclass(frozen=True)
+class RetrieverClient:
+    """Implements Retrieves over a deployment handle."""
+
+    handle: DeploymentHandle
+
+    async def search(self, query: Query) -> tuple[Passage, ...]:
+        """The best passages, best first, deduplicated, within the query's budget; () where none is relevant."""
+        return await self.handle.search.remote(query)
+
+    async def replace(
+        self, principal: Principal, store_id: str, file_id: str, filename: str, title: str, chunks: Sequence[Chunk], vectors: Vectors
+    ) -> None:
+        """Make `chunks` the whole of that file in the store, at once; no chunks removes the file."""
+        # By reference: a large file is over the 4 MiB of a gRPC message, and it must arrive in one piece.
+        handle = self.handle.options(_by_reference=True)
+        await handle.replace.remote(principal, store_id, file_id, filename, title, tuple(chunks), vectors)

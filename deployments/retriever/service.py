@@ -1,0 +1,31 @@
+"""The retriever as a Serve deployment."""
+
+from collections.abc import Sequence
+
+from ray import serve
+
+from deployments.core.config import Settings
+from deployments.core.types import Chunk, Passage, Principal, Query, Vectors
+from deployments.retriever.index import Index
+from deployments.retriever.search import select
+
+
+@serve.deployment
+class Retriever:
+    """Implements Retrieves on the far side of a handle."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings.retriever
+        self._index = Index(settings.index_dir, settings.retriever.open_tables)
+
+    async def search(self, query: Query) -> tuple[Passage, ...]:
+        """The best passages, best first, deduplicated, within the query's budget; () where none is relevant."""
+        shelf = self._index.of(query.principal)
+        nearest, matching = await shelf.search(query.store_id, query.text, query.vector, self._settings.candidates)
+        return select(nearest, matching, limit=query.limit, budget_tokens=query.budget_tokens, min_similarity=self._settings.min_similarity)
+
+    async def replace(
+        self, principal: Principal, store_id: str, file_id: str, filename: str, title: str, chunks: Sequence[Chunk], vectors: Vectors
+    ) -> None:
+        """Make `chunks` the whole of that file in the store, at once; no chunks removes the file."""
+        await self._index.of(principal).replace(store_id, file_id, filename, title, chunks, vectors)
