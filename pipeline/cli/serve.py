@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline import setup
+from pipeline import starter
 from pipeline.cli.steps import Lines, Spinners, steps
 from pipeline.instance import InUse
 from pipeline.manifest import LAPTOP, Manifest, Unreadable, load
@@ -46,7 +46,7 @@ async def _ready(manifest: Manifest, shown: Spinners | Lines, begun: float) -> N
         def progress(done: int, total: int, text: str) -> None:
             loop.call_soon_threadsafe(shown.advance, "corpus", done, total, text)
 
-        await asyncio.to_thread(setup.starter, settings, progress)
+        await asyncio.to_thread(starter.starter, settings, progress)
         shown.done("corpus")
     shown.say("Ctrl-C ends it.")
 
