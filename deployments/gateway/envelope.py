@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from deployments.core.errors import HeadraceError, InvalidRequest, NoSuchUrl
+from deployments.core.errors import HeadraceError, InvalidRequest, NoSuchUrl, TooLarge
 from deployments.core.types import Failed
 
 _logger = logging.getLogger("headrace.gateway")
@@ -67,7 +67,9 @@ async def on_http(request: Request, error: Exception) -> Response:
         raise error
     if error.status_code in (404, 405):
         return answer(NoSuchUrl(f"{request.method} {request.url.path} is not implemented by headrace"))
-    return answer(InvalidRequest(str(error.detail), code="invalid_request"))
+    if error.status_code == 413:
+        return answer(TooLarge("the body is larger than it may be"))
+    return answer(InvalidRequest(str(error.detail)))
 
 
 async def on_anything(request: Request, error: Exception) -> Response:
