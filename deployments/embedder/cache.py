@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 class VectorCache:
     """A bounded map from text to vector; the least recently used goes first.
 
-    Keys are digests, so no text is kept. A vector depends on the text and the model alone: sharing one between tenants tells neither anything but time.
+    Keys are digests, so no text is kept. A vector depends on text and model alone: tenants who share one learn nothing but time.
     """
 
     def __init__(self, model: str, capacity: int):

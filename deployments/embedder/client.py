@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
+from deployments.core.client import call
 from deployments.core.types import Vectors
 
 CALL_TEXTS = 64
@@ -20,15 +21,20 @@ class EmbedderClient:
     """Implements Embeds over a deployment handle."""
 
     handle: DeploymentHandle
+    name: str = "embedder"
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors of shape (len(texts), dimensions), in the order of `texts`; long lists travel in several calls."""
         if len(texts) <= CALL_TEXTS:
-            return await self.handle.embed.remote(list(texts))
+            return await call(self.handle.embed.remote(list(texts)))
         turn = asyncio.Semaphore(CALLS)
 
-        async def call(first: int) -> Vectors:
+        async def part(first: int) -> Vectors:
             async with turn:
-                return await self.handle.embed.remote(list(texts[first : first + CALL_TEXTS]))
+                return await call(self.handle.embed.remote(list(texts[first : first + CALL_TEXTS])))
 
-        return np.concatenate(await asyncio.gather(*(call(first) for first in range(0, len(texts), CALL_TEXTS))))
+        return np.concatenate(await asyncio.gather(*(part(first) for first in range(0, len(texts), CALL_TEXTS))))
+
+    async def ping(self) -> None:
+        """Return once a replica has answered."""
+        await call(self.handle.ping.remote())

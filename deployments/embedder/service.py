@@ -41,6 +41,9 @@ class Embedder:
             return await self._bulk(texts)
         return np.stack(await asyncio.gather(*(self._query(text) for text in texts)))
 
+    async def ping(self) -> None:
+        """Answer."""
+
     async def check_health(self) -> None:
         """Raises when the model no longer answers."""
         await asyncio.to_thread(self._encoder.encode, ["health"])

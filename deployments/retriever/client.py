@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ray.serve.handle import DeploymentHandle
 
+from deployments.core.client import call
 from deployments.core.types import Chunk, Passage, Principal, Query, Vectors
 
 
@@ -13,10 +14,11 @@ class RetrieverClient:
     """Implements Retrieves over a deployment handle."""
 
     handle: DeploymentHandle
+    name: str = "retriever"
 
     async def search(self, query: Query) -> tuple[Passage, ...]:
         """The best passages, best first, deduplicated, within the query's budget; () where none is relevant."""
-        return await self.handle.search.remote(query)
+        return await call(self.handle.search.remote(query))
 
     async def replace(
         self, principal: Principal, store_id: str, file_id: str, filename: str, title: str, chunks: Sequence[Chunk], vectors: Vectors
@@ -24,4 +26,8 @@ class RetrieverClient:
         """Make `chunks` the whole of that file in the store, at once; no chunks removes the file."""
         # By reference: a large file is over the 4 MiB of a gRPC message, and it must arrive in one piece.
         handle = self.handle.options(_by_reference=True)
-        await handle.replace.remote(principal, store_id, file_id, filename, title, tuple(chunks), vectors)
+        await call(handle.replace.remote(principal, store_id, file_id, filename, title, tuple(chunks), vectors))
+
+    async def ping(self) -> None:
+        """Return once a replica has answered."""
+        await call(self.handle.ping.remote())

@@ -33,8 +33,8 @@ class Document(msgspec.Struct, frozen=True):
 class Unreadable(InvalidRequest):
     """A file that cannot be ingested; the code says why.
 
-    file_empty: nothing to read. file_too_large: over the bound. file_binary: not text. file_encoding: neither UTF-8 nor marked as another encoding.
-    file_unsupported: no parser for this kind of name.
+    file_empty: nothing to read. file_too_large: over the bound. file_binary: not text.
+    file_encoding: neither UTF-8 nor marked as another encoding. file_unsupported: no parser for this kind of name.
     """
 
     code = "file_unreadable"

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ["file_id", "filename", "title", "number", "text", "headings", "start", "end", "tokens", "vector"]
 CHANGES = 20
-"""Changes after which a table is compacted and its text index brought up to date; until then new rows are scanned, so they are found at once."""
+"""Changes after which a table is compacted and its text index brought up to date; new rows are scanned until then, so found at once."""
 KEEP = timedelta(minutes=10)
 """How long an old version stays for readers that began with it."""
 INDEXED_ROWS = 50_000

@@ -29,3 +29,6 @@ class Retriever:
     ) -> None:
         """Make `chunks` the whole of that file in the store, at once; no chunks removes the file."""
         await self._index.of(principal).replace(store_id, file_id, filename, title, chunks, vectors)
+
+    async def ping(self) -> None:
+        """Answer."""
