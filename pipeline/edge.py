@@ -119,7 +119,7 @@ defaults
     option disable-h2-upgrade
     timeout http-request {node.receipt_s * 1000:.0f}ms
     timeout http-keep-alive 15s
-    timeout connect 2s
+    timeout connect 500ms
     timeout queue 5s
     timeout client {life_s}s
     timeout server {life_s}s

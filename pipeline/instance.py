@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import signal
 import time
 from collections.abc import Collection, Iterator
@@ -48,7 +49,8 @@ class Instance:
         self.stragglers = self._inherit()
         mark = secrets.token_hex(8)
         run = self.data_dir / "run"
-        run.mkdir(mode=0o700, exist_ok=True)
+        shutil.rmtree(run, ignore_errors=True)
+        run.mkdir(mode=0o700)
         short = _SHORT_ROOT / f"hr-{mark[:8]}"
         short.symlink_to(run)
         self.card = Card(mark, os.getpid(), psutil.Process().create_time(), str(short), url)
@@ -71,8 +73,8 @@ class Instance:
         self._write()
 
     def sweep(self, spare: Collection[int] = ()) -> list[str]:
-        """Kill every process of this instance but `spare`; their names."""
-        return _sweep(self.card.mark, spare)
+        """Kill every process of this instance but `spare`, orphans that came to us included; their names."""
+        return _sweep(self.card.mark, spare, psutil.Process())
 
     def close(self) -> list[str]:
         """Kill what is left and give the data folder free; the names of what had to be killed."""
@@ -87,7 +89,7 @@ class Instance:
         left = read(self.data_dir)
         if left is None:
             return []
-        names = _sweep(left.mark, ())
+        names = _sweep(left.mark)
         link = Path(left.short)
         if link.is_symlink() and link.parent == _SHORT_ROOT:
             link.unlink()
@@ -137,13 +139,16 @@ def end(data_dir: Path, patience_s: float = 60) -> list[str] | None:
     if running(data_dir) and _is(card):
         os.kill(card.pid, signal.SIGKILL)
         names.append("supervisor")
-    names += _sweep(card.mark, ())
+    names += _sweep(card.mark)
     return names if was_running or names else None
 
 
-def members(mark: str) -> Iterator[psutil.Process]:
-    """Every living process of an instance: marked, or a descendant of a marked one or of this process."""
-    found: dict[int, psutil.Process] = {}
+def members(mark: str, root: psutil.Process | None = None) -> Iterator[psutil.Process]:
+    """Every process of an instance: marked, or a descendant of a marked one or of `root`.
+
+    Ray's agents and setproctitle overwrite their environment, so a mark alone does not find them.
+    """
+    found = {p.pid: p for p in root.children(recursive=True)} if root else {}
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK) == mark:
@@ -154,10 +159,10 @@ def members(mark: str) -> Iterator[psutil.Process]:
     yield from found.values()
 
 
-def _sweep(mark: str, spare: Collection[int]) -> list[str]:
+def _sweep(mark: str, spare: Collection[int] = (), root: psutil.Process | None = None) -> list[str]:
     names: list[str] = []
     for _ in range(5):  # a process may have been forked while we looked
-        doomed = [p for p in members(mark) if p.pid not in spare and _alive(p)]
+        doomed = [p for p in members(mark, root) if p.pid not in spare and _alive(p)]
         if not doomed:
             break
         for process in doomed:

@@ -69,6 +69,7 @@ def configure(folder: Path, secrets: Path, memory_bytes: int) -> Valkey:
         "maxmemory-policy noeviction",
         "lua-time-limit 200",
         "daemonize no",
+        "set-proc-title no",  # it would overwrite the environment, and with it the mark of the instance
         'logfile ""',
     ]
     (folder / "users.acl").write_text("\n".join(users) + "\n")
