@@ -9,11 +9,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
+from httpx2 import ASGITransport, AsyncClient
+from openai import AsyncOpenAI
 
+from deployments.core.config import Settings
+from deployments.core.follow import Hub
 from deployments.core.keys import Keys
+from deployments.core.log import Outbox, Writer
 from deployments.core.schema import migrate
 from deployments.core.store import Store
-from deployments.core.types import Chunk, Passage, Principal, Query, Vector, Vectors
+from deployments.core.types import Chunk, Passage, Principal, Query, Turn, Vector, Vectors
+from deployments.core.valkey import connect
+from deployments.gateway.app import build_app
+from deployments.gateway.context import Context, Stages
 
 DIMENSIONS = 64
 SCOPES = ["chat", "files:read", "files:write"]
@@ -91,6 +99,42 @@ async def tenant(store: Store, name: str) -> Principal:
     keys = Keys(store, b"pepper")
     await keys.add_tenant(name, name)
     return await keys.verify((await keys.mint(name, SCOPES)).secret)
+
+
+class Silence:
+    """A flow that answers nothing."""
+
+    async def answer(self, turn: Turn, writer: Writer, followed: Callable[[], int]) -> None:
+        raise NotImplementedError
+
+
+class Desk:
+    """The HTTP application over a database and an index in memory, with clients that call it in this process."""
+
+    def __init__(self, store: Store, settings: Settings):
+        self.store, self.settings = store, settings
+        self.keys = Keys(store, b"pepper", settings.gateway.key_cache_s, settings.gateway.session_ttl_s)
+        self.embeds, self.retrieves = FakeEmbeds(), FakeRetrieves()
+        nowhere = connect("unix:///nowhere")
+        stages = Stages(self.embeds, self.retrieves)
+        context = Context(settings, store, self.keys, Hub(nowhere, settings.log), Outbox(nowhere, settings.log), Silence(), stages)
+        self._transport = ASGITransport(build_app(context), raise_app_exceptions=False)
+
+    async def key(self, tenant: str, *scopes: str) -> str:
+        """A key of a tenant, which is made if it is not there."""
+        if not await self.keys.has_tenant(tenant):
+            await self.keys.add_tenant(tenant, tenant)
+        return (await self.keys.mint(tenant, list(scopes or SCOPES))).secret
+
+    def http(self, key: str = "") -> AsyncClient:
+        """A plain client, with a key or without."""
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return AsyncClient(transport=self._transport, base_url="http://headrace.test", headers=headers)
+
+    def openai(self, key: str) -> AsyncOpenAI:
+        """OpenAI's own client, which checks every shape it gets."""
+        url = "http://headrace.test/v1"
+        return AsyncOpenAI(base_url=url, api_key=key, http_client=self.http(), max_retries=0, _strict_response_validation=True)
 
 
 async def until(observe: Callable[[], object], *, equals: object = True, within_s: float = 10) -> None:

@@ -188,6 +188,12 @@ class TenantStore:
             raise NotFound(f"file {file_id} has not been ingested")
         return text
 
+    async def stores_with(self, file_id: str) -> dict[str, str]:
+        """The ids of the stores that hold a file, and its status in each."""
+        held = select(MemberRow.store_id, MemberRow.status).where(MemberRow.file_id == file_id, MemberRow.tenant_id == self._tenant)
+        async with self._store.session() as session:
+            return {store_id: status for store_id, status in await session.execute(held)}
+
     async def delete_file(self, file_id: str) -> list[str]:
         """Delete a file with its passages; returns the ids of the stores that held it."""
         async with self._store.write() as session:

@@ -7,10 +7,10 @@ from starlette.exceptions import HTTPException
 
 from deployments.core.errors import HeadraceError
 from deployments.gateway import envelope
-from deployments.gateway.api import chat_completions, embeddings, health, models
+from deployments.gateway.api import chat_completions, embeddings, files, health, models, vector_stores
 from deployments.gateway.context import App, Context
 
-ROUTERS = (chat_completions.router, embeddings.router, models.router, health.router)
+ROUTERS = (chat_completions.router, embeddings.router, models.router, vector_stores.router, health.router)
 
 
 def build_app(context: Context) -> App:
@@ -29,6 +29,7 @@ def build_app(context: Context) -> App:
     app.context = context
     for router in ROUTERS:
         app.include_router(router)
+    app.include_router(files.router, max_body_size=context.settings.gateway.max_upload_bytes + files.FRAME_BYTES)
     app.add_exception_handler(HeadraceError, envelope.on_headrace_error)
     app.add_exception_handler(RequestValidationError, envelope.on_invalid)
     app.add_exception_handler(HTTPException, envelope.on_http)
