@@ -5,8 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
-from itertools import pairwise
-from statistics import mean
+from statistics import median
 
 import pytest
 from openai import APIConnectionError, APIStatusError, APITimeoutError, BadRequestError, RateLimitError
@@ -118,17 +117,21 @@ def test_echo_gives_back_the_last_user_message(simulator: Simulator) -> None:
     assert sum(bool(part) for part in parts) == 8
 
 
-def test_tokens_come_at_their_time(simulator: Simulator) -> None:
-    raw = Raw(simulator, "sim", "[[marker:times]]")
-    begun = time.monotonic()
-    seen: list[float] = []
-    for count in range(1, TOKENS + 1):
-        raw.read_until(count)
-        seen.append(time.monotonic() - begun)
-    raw.socket.close()
-    # Late is the machine's doing, early would be the simulator's; the mean gap has no drift.
-    assert seen[0] >= TTFT_S - 0.002
-    assert mean(b - a for a, b in pairwise(seen)) == pytest.approx(ITL_S, rel=0.25)
+def test_tokens_are_never_early_and_usually_on_time(simulator: Simulator) -> None:
+    lateness: list[float] = []
+    for _ in range(20):
+        begun = time.monotonic()
+        raw = Raw(simulator, "sim")
+        late: list[float] = []
+        for index in range(TOKENS):
+            raw.read_until(index + 1)
+            late.append(time.monotonic() - begun - TTFT_S - index * ITL_S)
+        raw.socket.close()
+        assert min(late) > -0.001
+        lateness.append(median(late))
+        if lateness[-1] < 0.003:
+            return
+    pytest.fail(f"half of the tokens were late by {min(lateness):.4f} s in the best of 20 answers")
 
 
 def test_the_same_seed_draws_the_same_answers(spawn: Callable[..., Simulator]) -> None:

@@ -1,0 +1,131 @@
+"""`python -m loadtest.bench` measures headrace, two bare Serve apps and the simulator itself, one after the other."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from loadtest.bench.bare import Bare
+from loadtest.bench.headrace import CASES, Headrace
+from loadtest.bench.measure import Meter, Run, Windows
+from loadtest.bench.report import compare, document, show
+from loadtest.bench.targets import Direct, Endpoint, Running, Target
+from loadtest.bench.upstream import Pace, Upstream, simulated
+from loadtest.setting import facts
+
+QUICK = Windows(warm_s=0.5, single_s=2.0, crowd_s=2.0, unary_s=1.0, settle_s=0.3)
+
+EPILOG = """\
+Nothing else should run on the machine meanwhile. Targets:
+  simulator  the model server itself: what every other row is compared with
+  raw        ingress and child on Ray Serve, the child passes the upstream's bytes through a streaming handle
+  parsed     the same, the child reads with the openai client and writes one event a token
+  headrace   the product: headrace-direct without retrieval, headrace with it
+To measure a stack that runs already, start it with its generator pointed at http://127.0.0.1:SIM_PORT/v1 and give
+--url, --key or --key-file, --pid (the root of its processes) and --sim-port."""
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.bench",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--only", default="simulator,raw,parsed,headrace", help="targets, comma-separated (default: all)")
+    add("--repeat", type=int, default=3, help="repetitions; the table shows medians")
+    add("--quick", action="store_true", help="one repetition with short windows: a smoke test, no measurement")
+    add("--spread", action="store_true", help="streams begin spread over one answer's length, instead of all at once")
+    add("--json", type=Path, default=Path("reports/bench.json"), help="where all figures are written")
+    add("--config", default=Headrace().config, help="headrace's configuration file")
+    add("--ttft-ms", type=float, default=50.0, help="the simulator's time to the first token")
+    add("--itl-ms", type=float, default=20.0, help="the simulator's time between tokens")
+    add("--tokens", type=int, default=50, help="the length of each answer")
+    add("--sim-port", type=int, default=0, help="the simulator's port (default: a free one)")
+    add("--url", help="OpenAI base URL of a running headrace, instead of starting one")
+    add("--key", default="none")
+    add("--key-file", type=Path)
+    add("--pid", type=int, help="root of the running headrace's process tree")
+    return parser
+
+
+def targets(options: argparse.Namespace) -> list[Target]:
+    """Return what is to be measured, in the order it was named."""
+    known: dict[str, Target] = {
+        "simulator": Direct(),
+        "raw": Bare("bare raw", "raw"),
+        "parsed": Bare("bare openai", "parsed"),
+        "headrace": Headrace(config=options.config),
+    }
+    if options.url:
+        key = options.key_file.read_text().strip() if options.key_file else options.key
+        known["headrace"] = Running("headrace", CASES, Endpoint(options.url, key, options.pid))
+    names = options.only.split(",")
+    if unknown := set(names) - set(known):
+        raise SystemExit(f"unknown target {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+async def bench(options: argparse.Namespace, console: Console) -> list[Run]:
+    """Measure every target in every repetition, each alone."""
+    pace = Pace(options.ttft_ms, options.itl_ms, options.tokens)
+    windows = replace(QUICK if options.quick else Windows(), spread=options.spread)
+    chosen, runs = targets(options), list[Run]()
+    repeat = 1 if options.quick else options.repeat
+    with console.status("starting") as status:
+        async with AsyncExitStack() as stack:
+            upstream = await stack.enter_async_context(simulated(pace, options.sim_port))
+            for number in range(1, repeat + 1):
+                prefix = f"repetition {number} of {repeat}, "
+                repetition: list[Run] = []
+                for target in chosen:
+                    status.update(f"{prefix}starting {target.name}")
+                    repetition += await _measure(target, upstream, pace, windows, lambda text, p=prefix: status.update(p + text))
+                compare(repetition)
+                runs += repetition
+                for run in repetition:
+                    console.log(_line(run), highlight=False)
+    return runs
+
+
+async def _measure(target: Target, upstream: Upstream, pace: Pace, windows: Windows, say: Callable[[str], None]) -> list[Run]:
+    async with target.running(upstream.url) as endpoint:
+        return [await Meter(case, endpoint, upstream, pace, windows, say).measure() for case in target.cases]
+
+
+def _line(run: Run) -> str:
+    figures = run.figures
+    shown = {
+        "added TTFT": f"{figures.get('added_ttft_ms', 0):.1f} ms",
+        "100 streams": f"{figures.get('tokens_s_100', 0):,.0f} tokens/s",
+        "TTFT p95": f"{figures.get('ttft_p95_ms_100', 0):.0f} ms",
+        "CPU per 1,000": f"{figures.get('cpu_ms_per_1000_100', 0):.0f} ms",
+    }
+    return f"{run.case}: " + ", ".join(f"{name} {value}" for name, value in shown.items()) + (" INVALID" if run.faults else "")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; the exit code is 1 when a run was invalid."""
+    options = arguments().parse_args(argv)
+    console = Console()
+    pace = Pace(options.ttft_ms, options.itl_ms, options.tokens)
+    setting = {**facts(), "pace": asdict(pace), "repeat": options.repeat, "quick": options.quick, "spread": options.spread}
+    runs = asyncio.run(bench(options, console))
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(document(runs, setting), indent=1))
+    title = f"TTFT {pace.ttft_ms:g} ms, {pace.itl_ms:g} ms between tokens, {pace.tokens} tokens"
+    show(console, runs, title)
+    console.print(f"all figures: {options.json}", highlight=False)
+    return 1 if any(run.faults for run in runs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
