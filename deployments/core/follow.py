@@ -65,7 +65,7 @@ class Follower:
             self._arrival.set_result(None)
 
     async def read(self) -> list[Delta]:
-        """The next deltas, at least one. Raises StreamInterrupted when the reader has fallen too far behind."""
+        """The next deltas; [] where `nudge` came first. Raises StreamInterrupted when the reader has fallen too far behind."""
         if not self._ready and not self._broken:
             self._arrival = asyncio.get_running_loop().create_future()
             try:
@@ -76,6 +76,12 @@ class Follower:
             raise self._broken
         ready, self._ready, self._lag_bytes = self._ready, [], 0
         return ready
+
+
+    def nudge(self) -> None:
+        """Make a read that waits return nothing."""
+        if self._arrival and not self._arrival.done():
+            self._arrival.set_result(None)
 
 
 class Hub:

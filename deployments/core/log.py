@@ -60,6 +60,8 @@ class Writer:
         self.next_seq = ref.next_seq
         self.recorded: int | None = ref.next_seq
         """Number up to which the record holds the log; None where that must be asked of Valkey."""
+        self.keep_until = 0.0
+        """When the record expires, by the loop's clock."""
         self.broken: HeadraceError | None = None
         self._outbox = outbox
         self._text: list[str] = []
@@ -233,7 +235,7 @@ class Outbox:
             _logger.warning("valkey is away: %s", error)
             undelivered = list(self.writers.union(writers))
             for writer in undelivered:
-                writer.recorded = None
+                writer.recorded, writer.keep_until = None, 0.0
         finally:
             self._in_flight = []
             self._flushed.set()
@@ -247,7 +249,7 @@ class Outbox:
         """Record and push; returns the writers that a follower did not receive."""
         pipe = self._valkey.pipeline(transaction=False)
         pushes: dict[str, list[tuple[Writer, Batch]]] = defaultdict(list)
-        recorded: list[Writer] = []
+        recorded: dict[int | None, Writer] = {}
         for writer in writers:
             deltas = writer.take()
             if not deltas:
@@ -258,34 +260,36 @@ class Outbox:
                     self._local.deliver(batch)
                 else:
                     pushes[channel].append((writer, batch))
-            if writer.ref.record and await self._record(pipe, writer, deltas):
-                recorded.append(writer)
+            if writer.ref.record:
+                recorded[await self._record(pipe, writer, deltas)] = writer
+        recorded.pop(None, None)
+        first_push = len(pipe)
         for channel, batches in pushes.items():
             pipe.publish(channel, _encode([batch for _, batch in batches]))
-        if not recorded and not pushes:
+        if not len(pipe):
             return []
         replies = await pipe.execute(raise_on_error=False)
-        for writer, reply in zip(recorded, replies[: 2 * len(recorded) : 2], strict=True):
-            if isinstance(reply, ResponseError):
-                if "equal or smaller" not in str(reply):
-                    raise reply
-                writer.broken = StreamInterrupted("another writer has taken over this response", code="fenced")
-        received = replies[2 * len(recorded) :]
-        return [writer for batches, count in zip(pushes.values(), received, strict=True) if count == 0 for writer, _ in batches]
+        for place, writer in recorded.items():
+            if place is not None:
+                _judge(writer, replies[place])
+        return [writer for batches, count in zip(pushes.values(), replies[first_push:], strict=True) if count == 0 for writer, _ in batches]
 
-    async def _record(self, pipe: Pipeline, writer: Writer, deltas: list[Delta]) -> bool:
-        """Queue what the record does not hold yet; False where it holds everything."""
+    async def _record(self, pipe: Pipeline, writer: Writer, deltas: list[Delta]) -> int | None:
+        """Queue what the record does not hold yet; its place in the pipeline, None where the record holds everything."""
         name = stream_key(writer.ref)
         if writer.recorded is None:  # Valkey was away: it may have kept everything, something or nothing
             newest = await self._valkey.xrevrange(name, count=1)
             writer.recorded = int(newest[0][0].split(b"-")[1]) if newest else 0
         new = [delta for delta in deltas if delta.seq >= (writer.recorded or 0)]
         if not new:
-            return False
+            return None
+        place = len(pipe)
         writer.recorded = new[-1].seq + 1
         pipe.xadd(name, {"d": _encode(new)}, id=f"{writer.epoch}-{writer.recorded}")
-        pipe.expire(name, self._settings.ttl_s)
-        return True
+        if writer.keep_until < (now := asyncio.get_running_loop().time()) + self._settings.ttl_s / 2:
+            writer.keep_until = now + self._settings.ttl_s
+            pipe.expire(name, self._settings.ttl_s)
+        return place
 
     async def _hold(self, writers: list[Writer]) -> None:
         """Keep what could not be delivered, up to the longest stall."""
@@ -300,6 +304,15 @@ class Outbox:
             writer.rewind()
             self._dirty[writer] = None
         await asyncio.sleep(RETRY_S)
+
+
+def _judge(writer: Writer, reply: object) -> None:
+    """Break a writer whose record was refused because another has gone on."""
+    if not isinstance(reply, ResponseError):
+        return
+    if "equal or smaller" not in str(reply):
+        raise reply
+    writer.broken = StreamInterrupted("another writer has taken over this response", code="fenced")
 
 
 async def read(valkey: Redis, ref: LogRef, after: int = -1) -> list[Delta]:

@@ -70,7 +70,7 @@ class App(FastAPI):
     context: Context
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:  # async, as FastAPI runs what is not in a thread
     return cast(App, request.app).context
 
 
@@ -79,12 +79,12 @@ async def _caller(request: Request) -> Principal:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Unauthenticated("no API key was sent; send it as 'Authorization: Bearer hr_…'")
-    return await _context(request).keys.verify(key.strip())
+    return await cast(App, request.app).context.keys.verify(key.strip())
 
 
 async def _visitor(request: Request) -> Principal:
     """The principal of the browser session; raises Unauthenticated."""
-    return await _context(request).keys.resume_session(request.cookies.get(SESSION_COOKIE, ""))
+    return await cast(App, request.app).context.keys.resume_session(request.cookies.get(SESSION_COOKIE, ""))
 
 
 def scope(name: str) -> object:

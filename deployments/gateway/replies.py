@@ -7,13 +7,15 @@ once there is something to answer with, so what fails before that is a real erro
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from types import TracebackType
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from deployments.core.errors import HeadraceError, Overloaded
 from deployments.core.follow import Follower
+from deployments.core.patience import Patience
 from deployments.core.types import Delta, Failed, Finished, LogRef, Opened, Turn
 from deployments.gateway.context import Context
 from deployments.gateway.envelope import Broken
@@ -47,28 +49,67 @@ async def answering(parts: Context, turn: Turn) -> AsyncIterator[Follower]:
             await asyncio.gather(flow, return_exceptions=True)
 
 
-@contextlib.asynccontextmanager
-async def while_connected(receive: Receive) -> AsyncIterator[None]:
-    """Run the body for as long as the client is there; a disconnect ends it quietly."""
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - there is always one inside a coroutine
-    gone = False
+class Client:
+    """The client of one request: watches whether it is still there and still reads.
 
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
+    As a context manager it ends its body quietly when the client disconnects, or lets one write wait longer than `send_timeout_s`.
+    """
+
+    def __init__(self, receive: Receive, send: Send, send_timeout_s: float):
+        self._receive = receive
+        self._send = send
+        self._send_timeout_s = send_timeout_s
+        self._patience = Patience(Patience.never)
+        self._now = asyncio.get_running_loop().time
+        self._gone = False
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> "Client":
+        self._task = asyncio.current_task()
+        self._watcher = asyncio.create_task(self._watch())
+        await self._stack.enter_async_context(self._patience)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        self._watcher.cancel()
+        try:
+            await self._stack.__aexit__(kind, error, trace)
+        except TimeoutError:
+            _logger.warning("cut a client that did not read")
+            return True
+        return self._gone and kind is asyncio.CancelledError and self._task is not None and self._task.uncancel() == 0
+
+    async def send(self, message: Message) -> None:
+        """Send, waiting for a slow reader no longer than allowed."""
+        self._patience.until = self._now() + self._send_timeout_s
+        await self._send(message)
+        self._patience.until = Patience.never
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
             pass
-        gone = True
-        task.cancel()
+        self._gone = True
+        if self._task:
+            self._task.cancel()
 
-    watcher = asyncio.create_task(watch())
+
+@contextlib.contextmanager
+def nudging(follower: Follower, every_s: float) -> Iterator[None]:
+    """Wake a waiting follower at a beat in which nothing has come; one timer a stream is cheaper than one a read."""
+    loop = asyncio.get_running_loop()
+    seen = -1
+
+    def beat() -> None:
+        nonlocal seen, timer
+        if follower.next_seq == seen:
+            follower.nudge()
+        seen, timer = follower.next_seq, loop.call_later(every_s, beat)
+
+    timer = loop.call_later(every_s, beat)
     try:
         yield
-    except asyncio.CancelledError:
-        if not gone or task.uncancel() > 0:
-            raise
     finally:
-        watcher.cancel()
+        timer.cancel()
 
 
 async def _first(follower: Follower) -> list[Delta]:
@@ -92,36 +133,27 @@ class Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the turn; raises what broke before the first byte."""
-        async with while_connected(receive), answering(self._parts, self._turn) as follower:
+        limits = self._parts.settings.gateway
+        async with Client(receive, send, limits.send_timeout_s) as client, answering(self._parts, self._turn) as follower:
             deltas = await _first(follower)
-            await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+            await client.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
             try:
-                await self._write(follower, deltas, send)
+                with nudging(follower, limits.keep_alive_s):
+                    await self._write(follower, deltas, client)
             except HeadraceError as error:
-                await self._send(self._encoder.failed(error), send, last=True)
-            except TimeoutError:
-                _logger.warning("cut a stream whose client did not read")
+                await client.send({"type": "http.response.body", "body": self._encoder.failed(error)})
 
-    async def _write(self, follower: Follower, deltas: list[Delta], send: Send) -> None:
+    async def _write(self, follower: Follower, deltas: list[Delta], client: Client) -> None:
         body = self._encoder.start()
-        while not isinstance(deltas[-1], Finished | Failed):
-            if body := body + self._encoder.encode(deltas):
-                await self._send(body, send)
-                body = b""
-            deltas = await self._next(follower, send)
-        await self._send(body + self._encoder.encode(deltas), send, last=True)
-
-    async def _next(self, follower: Follower, send: Send) -> list[Delta]:
         while True:
-            try:
-                async with asyncio.timeout(self._parts.settings.gateway.keep_alive_s):
-                    return await follower.read()
-            except TimeoutError:
-                await self._send(b": keep-alive\n\n", send)
-
-    async def _send(self, body: bytes, send: Send, last: bool = False) -> None:
-        async with asyncio.timeout(self._parts.settings.gateway.send_timeout_s):
-            await send({"type": "http.response.body", "body": body, "more_body": not last})
+            body += self._encoder.encode(deltas) if deltas else b": keep-alive\n\n"
+            ended = bool(deltas) and isinstance(deltas[-1], Finished | Failed)
+            if body:
+                await client.send({"type": "http.response.body", "body": body, "more_body": not ended})
+                body = b""
+            if ended:
+                return
+            deltas = await follower.read()
 
 
 class Whole(Response):
@@ -135,10 +167,11 @@ class Whole(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the turn; raises what broke it."""
-        async with while_connected(receive), answering(self._parts, self._turn) as follower:
+        limits = self._parts.settings.gateway
+        async with Client(receive, send, limits.send_timeout_s) as client, answering(self._parts, self._turn) as follower:
             body = None
             while body is None:
                 body = self._encoder.feed(await follower.read())
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            await client.send({"type": "http.response.start", "status": 200, "headers": headers})
+            await client.send({"type": "http.response.body", "body": body})

@@ -12,6 +12,7 @@ from openai import AsyncAPIResponse, AsyncOpenAI, DefaultAioHttpClient
 
 from deployments.core import config
 from deployments.core.errors import BackendFailed, ContextTooLong, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded
+from deployments.core.patience import Patience
 from deployments.core.types import Message, Sampling
 from deployments.generator.sse import EventReader, Piece
 
@@ -40,7 +41,7 @@ class Backend:
         last = loop.time() + deadline_s
         request = self._request(messages, sampling)
         try:
-            async with asyncio.timeout_at(min(last, loop.time() + self._settings.first_token_timeout_s)) as limit:
+            async with Patience(min(last, loop.time() + self._settings.first_token_timeout_s)) as limit:
                 async with self._open(request) as response:
                     reader = EventReader()
                     async for received in response.iter_bytes():
@@ -49,7 +50,7 @@ class Backend:
                         if piece.done:
                             return
                         if piece.text:
-                            limit.reschedule(min(last, loop.time() + self._settings.inter_token_timeout_s))
+                            limit.until = min(last, loop.time() + self._settings.inter_token_timeout_s)
         except openai.APIStatusError as error:
             raise _refused(error) from error
         except openai.APIConnectionError as error:

@@ -1,0 +1,49 @@
+"""The timeout that is put off by assignment."""
+
+import asyncio
+
+import pytest
+
+from deployments.core.patience import Patience
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_it_ends_a_body_that_takes_too_long() -> None:
+    with pytest.raises(TimeoutError):
+        async with Patience(now() + 0.02):
+            await asyncio.sleep(5)
+
+
+async def test_putting_it_off_lets_the_body_go_on() -> None:
+    async with Patience(now() + 0.05) as patience:
+        for _ in range(5):
+            patience.until = now() + 0.05
+            await asyncio.sleep(0.03)
+
+
+async def test_it_ends_a_body_that_stops_putting_it_off() -> None:
+    with pytest.raises(TimeoutError):
+        async with Patience(now() + 0.05) as patience:
+            patience.until = now() + 0.1
+            await asyncio.sleep(5)
+
+
+async def test_a_cancellation_from_outside_is_not_a_timeout() -> None:
+    async def body() -> None:
+        async with Patience(Patience.never):
+            await asyncio.sleep(5)
+
+    task = asyncio.create_task(body())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_error_of_the_body_passes_through() -> None:
+    with pytest.raises(ValueError, match="inside"):
+        async with Patience(now() + 1):
+            raise ValueError("inside")
