@@ -1,7 +1,8 @@
 """What the endpoints work with, and how each gets hold of it and of its caller."""
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, FastAPI, Request
@@ -12,6 +13,7 @@ from deployments.core.follow import Hub
 from deployments.core.keys import Keys
 from deployments.core.log import Outbox, Writer
 from deployments.core.ports import Embeds, Retrieves
+from deployments.core.recent import Recent
 from deployments.core.store import Store
 from deployments.core.types import Principal, Turn
 
@@ -62,6 +64,14 @@ class Context:
     outbox: Outbox
     flow: Answers
     stages: Stages
+    default_stores: Recent[str, str] = field(default_factory=lambda: Recent(1.0, time.monotonic))
+
+    async def default_store(self, caller: Principal) -> str | None:
+        """The vector store that plain questions of this caller search; None where its tenant has none."""
+        if known := self.default_stores.get(caller.tenant):
+            return known
+        found = await self.store.of(caller).default_store()
+        return self.default_stores.put(caller.tenant, found) if found else None
 
 
 class App(FastAPI):

@@ -13,7 +13,7 @@ router = APIRouter()
 @router.post("/v1/chat/completions", response_class=Response)
 async def create(body: ChatRequest, parts: Parts, caller: Asker) -> Response:
     """Answer a conversation, streamed or whole."""
-    store_id = None if body.model == DIRECT else await parts.store.of(caller).default_store()
+    store_id = None if body.model == DIRECT else await parts.default_store(caller)
     turn = body.turn(caller, parts.settings, parts.store.clock(), store_id)
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
