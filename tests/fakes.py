@@ -4,11 +4,14 @@ import asyncio
 import hashlib
 import inspect
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import numpy as np
+import uvicorn
 from httpx2 import ASGITransport, AsyncClient
 from openai import AsyncOpenAI
 
@@ -22,6 +25,8 @@ from deployments.core.types import Chunk, Passage, Principal, Query, Turn, Vecto
 from deployments.core.valkey import connect
 from deployments.gateway.app import build_app
 from deployments.gateway.context import Context, Stages
+from deployments.worker.work import Runner
+from pipeline.jobs import Ingest
 
 DIMENSIONS = 64
 SCOPES = ["chat", "files:read", "files:write"]
@@ -118,7 +123,8 @@ class Desk:
         nowhere = connect("unix:///nowhere")
         stages = Stages(self.embeds, self.retrieves)
         context = Context(settings, store, self.keys, Hub(nowhere, settings.log), Outbox(nowhere, settings.log), Silence(), stages)
-        self._transport = ASGITransport(build_app(context), raise_app_exceptions=False)
+        self.app = build_app(context)
+        self._transport = ASGITransport(self.app, raise_app_exceptions=False)
 
     async def key(self, tenant: str, *scopes: str) -> str:
         """A key of a tenant, which is made if it is not there."""
@@ -135,6 +141,52 @@ class Desk:
         """OpenAI's own client, which checks every shape it gets."""
         url = "http://headrace.test/v1"
         return AsyncOpenAI(base_url=url, api_key=key, http_client=self.http(), max_retries=0, _strict_response_validation=True)
+
+
+class Served:
+    """A desk with a worker behind it, on a port of its own, in a thread of its own; for clients that are not async."""
+
+    url: str
+    key: str
+    desk: Desk
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._up, self._end = threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        async with database(self._folder) as store:
+            settings = Settings(data_dir=self._folder)
+            self.desk = Desk(store, settings)
+            store.clock = time.time
+            self.key = await self.desk.key("acme")
+            self.desk_store = (await store.of(await self.desk.keys.verify(self.key)).add_store("default")).id
+            runner = Runner(
+                store, settings.worker.model_copy(update={"poll_s": 0.02}), Ingest(settings, self.desk.embeds, self.desk.retrieves)
+            )
+            server = uvicorn.Server(uvicorn.Config(self.desk.app, port=0, lifespan="off", ws="none", log_level="warning"))
+            tasks = [asyncio.create_task(runner.run()), asyncio.create_task(server.serve())]
+            await until(lambda: server.started)
+            self.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+            self._up.set()
+            await until(self._end.is_set, within_s=600)
+            runner.stop()
+            server.should_exit = True
+            await asyncio.gather(*tasks)
+
+    @contextmanager
+    def running(self) -> Iterator["Served"]:
+        thread = threading.Thread(target=self.run)
+        thread.start()
+        try:
+            assert self._up.wait(30)
+            yield self
+        finally:
+            self._end.set()
+            thread.join()
 
 
 async def until(observe: Callable[[], object], *, equals: object = True, within_s: float = 10) -> None:

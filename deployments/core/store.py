@@ -5,7 +5,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -93,7 +93,7 @@ class Store:
         return self._sessions()
 
     @contextlib.asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncSession]:
+    async def write(self) -> AsyncGenerator[AsyncSession]:
         """A transaction that commits at its end. SQLite has one writer at a time: await nothing but the session inside."""
         async with self._writing() as session, session.begin():
             yield session
@@ -162,7 +162,7 @@ class TenantStore:
             filename=filename,
             purpose=purpose,
             sha256=hashlib.sha256(content).hexdigest(),
-            bytes=len(content),
+            size=len(content),
             created_at=int(self._store.clock()),
             content=content,
         )
@@ -350,7 +350,7 @@ def _found(row: Row | None, kind: str, name: str) -> Row:
 
 
 def _file(row: FileRow) -> StoredFile:
-    return StoredFile(row.id, row.filename, row.purpose, row.sha256, row.bytes, row.created_at, row.title)
+    return StoredFile(row.id, row.filename, row.purpose, row.sha256, row.size, row.created_at, row.title)
 
 
 def _member(row: MemberRow) -> Member:

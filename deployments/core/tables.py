@@ -71,7 +71,7 @@ class FileRow(Base):
     filename: Mapped[str] = mapped_column(String(1024))
     purpose: Mapped[str] = mapped_column(String(32))
     sha256: Mapped[str] = mapped_column(String(64))
-    bytes: Mapped[int] = mapped_column(Integer)
+    size: Mapped[int] = mapped_column("bytes", Integer)
     created_at: Mapped[int] = mapped_column(BigInteger)
     content: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
     title: Mapped[str | None] = mapped_column(Text)

@@ -25,7 +25,7 @@ class Rejected(Exception):
 
     def __init__(self, code: Reason, message: str):
         super().__init__(message)
-        self.code = code
+        self.code: Reason = code
 
 
 class Handles(Protocol):

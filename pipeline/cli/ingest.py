@@ -1,0 +1,146 @@
+"""`headrace ingest`: files of this machine into a vector store."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from deployments.core.config import Settings
+from deployments.retriever.parse import BOMS, PROBE_BYTES, READERS
+from pipeline.cli.client import URL, Client, Refused, key, line
+from pipeline.cli.sync import Document, Report, Sync
+
+SUFFIXES = frozenset(suffix for suffix in READERS if suffix)
+"""What a folder is searched for; a file named on the command line may also have no suffix."""
+
+_SHOWN = 20
+"""Skipped or failed files that are listed one by one; more are counted."""
+
+
+@dataclass
+class Found:
+    """Documents of some paths, and what was left out: path and reason."""
+
+    documents: list[Document] = field(default_factory=list[Document])
+    skipped: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+
+def find(paths: Sequence[Path], max_bytes: int) -> Found:
+    """Every document at or below the paths; hidden ones and links that lead out of a folder are skipped."""
+    found = Found()
+    known: set[tuple[str, str]] = set()
+    for path in paths:
+        folder = path if path.is_dir() else path.parent
+        tag = root_tag(folder)
+        for file in _walk(path, found) if path.is_dir() else [path]:
+            name = file.relative_to(folder).as_posix()
+            if reason := _unfit(file, folder, max_bytes, named=file == path):
+                found.skipped.append((name, reason))
+            elif (tag, name) not in known:
+                known.add((tag, name))
+                found.documents.append(Document(name, tag, hashlib.sha256(file.read_bytes()).hexdigest(), file.read_bytes))
+    return found
+
+
+def root_tag(folder: Path) -> str:
+    """Tells folders of the same name apart without telling where they are."""
+    whole = folder.resolve()
+    return f"{whole.name}:{hashlib.sha256(str(whole).encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+
+
+def _walk(folder: Path, found: Found) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder, onerror=lambda error: found.skipped.append((str(error.filename), "cannot be read"))):
+        hidden = [name for name in (*folders, *files) if name.startswith(".")]
+        found.skipped += [((Path(place) / name).relative_to(folder).as_posix(), "hidden") for name in hidden]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place) / name for name in sorted(files) if not name.startswith("."))
+
+
+def _unfit(file: Path, folder: Path, max_bytes: int, named: bool) -> str:
+    """Why a file can not be ingested; "" where it can, as far as that is known before it is parsed."""
+    try:
+        if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
+            return "a link out of its folder"
+        if not file.is_file():
+            return "not a regular file"
+        suffix = file.suffix.lower()
+        if suffix not in SUFFIXES and not (named and not suffix):
+            return f"{suffix or 'no'} suffix is not supported"
+        size = file.stat().st_size
+        if size > max_bytes:
+            return f"larger than {max_bytes} bytes"
+        with file.open("rb") as content:
+            head = content.read(PROBE_BYTES)
+    except OSError as error:
+        return error.strerror or "cannot be read"
+    if not head.strip():
+        return "empty"
+    marked = any(head.startswith(mark) for mark, _ in BOMS)
+    return "binary" if b"\0" in head and not marked else ""
+
+
+class Bars:
+    """Two bars: what was uploaded, and what can be searched."""
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+        self._upload = progress.add_task("upload", total=None, visible=False)
+        self._ingest = progress.add_task("ingest", total=None, visible=False)
+
+    def sent(self, done: int, total: int, name: str) -> None:
+        """Files that were uploaded."""
+        self._progress.update(self._upload, completed=done, total=total, visible=True)
+
+    def ingested(self, done: int, total: int) -> None:
+        """Files that can be searched, or failed."""
+        self._progress.update(self._ingest, completed=done, total=total, visible=total > 0)
+
+
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(exists=True, help="Files and folders; folders are searched recursively.")],
+    store: Annotated[str | None, typer.Option(help="Vector store, by name or id; the tenant's first if none is given.")] = None,
+    prune: Annotated[bool, typer.Option(help="Also delete what was ingested from these folders and is no longer in them.")] = False,
+    url: Annotated[str, typer.Option(envvar="HEADRACE_URL", help="Where headrace answers.")] = URL,
+    api_key: Annotated[
+        str | None, typer.Option("--key", envvar="HEADRACE_API_KEY", help="API key; the demo tenant's if none is given.")
+    ] = None,
+) -> None:
+    """Ingest Markdown, text, reStructuredText and HTML; what is unchanged since the last time is left alone."""
+    console = Console(highlight=False)
+    found = find(paths, Settings.model_validate({}).gateway.max_upload_bytes)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Client(url, key(api_key, url)) as client:
+            store_id, name = client.store(store)
+            with Progress(*columns, console=console) as progress:
+                report = Sync(client, store_id, Bars(progress)).run(found.documents, prune)
+    except Refused as error:
+        Console(stderr=True).print(Text(f"cannot ingest: {error}", "red"), soft_wrap=True)
+        raise typer.Exit(1) from None
+    show(console, name or store_id, found, report)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def show(console: Console, store: str, found: Found, report: Report) -> None:
+    """The summary: how many of each, then what was skipped and what failed, with reasons."""
+    counts: dict[str, int] = {**{change: report.counts[change] for change in ("added", "replaced", "unchanged", "removed")}}
+    counts |= {"skipped": len(found.skipped), "failed": len(report.failed)}
+    summary = Table("", "files", box=None, title=Text(f"vector store {line(store)}"), title_justify="left")
+    for name, count in counts.items():
+        summary.add_row(name, str(count))
+    console.print(summary)
+    for title, rows in (("skipped", found.skipped), ("failed", report.failed)):
+        listed = [(name, reason) for name, reason in rows if reason != "hidden"]
+        for name, reason in listed[:_SHOWN]:
+            console.print(Text(f"  {title}  {line(name)}: {line(reason)}"), soft_wrap=True)
+        if len(listed) > _SHOWN:
+            console.print(Text(f"  {title}  … and {len(listed) - _SHOWN} more"))
