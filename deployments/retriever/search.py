@@ -1,5 +1,6 @@
 """Two ranked lists to the passages of a prompt: fusion, relevance, duplicates, budget; pure functions."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -7,16 +8,24 @@ import msgspec
 
 from deployments.core.types import Chunk, Passage
 
-RRF_K = 60
-"""Rank constant of reciprocal rank fusion (Cormack et al., SIGIR 2009)."""
+RRF_K = 20
+"""Rank constant of reciprocal rank fusion (Cormack et al., SIGIR 2009, use 60)."""
 MAX_TERMS = 64
 """Terms of a query that the text search reads."""
 PER_FILE = 2
 """Passages of one file in a result: one long or poisoned document cannot fill the prompt."""
+COVERAGE_WEIGHT = 0.2
+"""How much of a cosine it is worth that a passage holds all rather than half of the question's words, weighted by rarity."""
+FILE_BONUS = 0.1
+"""Part of the scores of a file's other hits that a hit is given: a page with several good passages is more likely the right page."""
 SAME_SHARE = 0.8
 """Two passages sharing this part of their words (Jaccard) are one."""
 WORD = re.compile(r"\w+")
 HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+Key = tuple[str, int]
+"""A chunk's name within its store: file and number."""
 
 
 class Hit(msgspec.Struct, frozen=True):
@@ -27,6 +36,11 @@ class Hit(msgspec.Struct, frozen=True):
     title: str
     chunk: Chunk
     similarity: float
+
+    @property
+    def key(self) -> Key:
+        """File and number."""
+        return self.file_id, self.chunk.number
 
 
 def terms(text: str) -> str:
@@ -41,19 +55,21 @@ def words(text: str) -> str:
 
 
 def select(
-    nearest: Sequence[Hit], matching: Sequence[Hit], *, limit: int, budget_tokens: int, min_similarity: float
+    question: str, nearest: Sequence[Hit], matching: Sequence[Hit], *, limit: int, budget_tokens: int, min_similarity: float
 ) -> tuple[Passage, ...]:
     """The best passages, best first; () where none is relevant.
 
-    `nearest` and `matching` are the two searches' results, best first.
+    `nearest` and `matching` are the two searches' results, best first. A passage is relevant when its cosine, corrected by the words of
+    the question it holds, reaches `min_similarity`.
     """
     chosen: list[Passage] = []
     files: dict[str, int] = {}
     left = budget_tokens
+    relevant = relevance(question, [*nearest, *matching])
     for hit, score in fuse(nearest, matching):
         if len(chosen) == limit:
             break
-        if hit.similarity < min_similarity or hit.chunk.tokens > left or files.get(hit.file_id, 0) == PER_FILE:
+        if relevant[hit.key] < min_similarity or hit.chunk.tokens > left or files.get(hit.file_id, 0) == PER_FILE:
             continue
         if any(same(hit.chunk.text, passage.chunk.text) for passage in chosen):
             continue
@@ -63,16 +79,38 @@ def select(
     return tuple(chosen)
 
 
+def relevance(question: str, hits: Sequence[Hit]) -> dict[Key, float]:
+    """The cosine of each hit, raised or lowered by its share of the question's words.
+
+    A word's weight falls with the number of hits that hold it, so "how do I" weighs little and a name that no hit holds weighs most.
+    """
+    held = {hit.key: set(_words(" ".join((hit.title, *hit.chunk.headings, hit.chunk.text)))) for hit in hits}
+    asked = dict.fromkeys(_words(question))
+    weights = {word: math.log(1 + len(held) / (0.5 + sum(word in words for words in held.values()))) for word in asked}
+    whole = sum(weights.values()) or 1.0
+    covered = {key: sum(weights[word] for word in asked if word in words) / whole for key, words in held.items()}
+    return {hit.key: hit.similarity + COVERAGE_WEIGHT * (covered[hit.key] - 0.5) for hit in hits}
+
+
 def fuse(*rankings: Iterable[Hit]) -> list[tuple[Hit, float]]:
-    """Reciprocal rank fusion; scores are in 0..1, where 1 is first in every ranking. Ties keep the first ranking's order."""
-    scores: dict[tuple[str, int], float] = {}
-    hits: dict[tuple[str, int], Hit] = {}
+    """Reciprocal rank fusion, then a bonus for the other hits of a hit's file; best first, scores in 0..1.
+
+    Ties keep the first ranking's order.
+    """
+    scores: dict[Key, float] = {}
+    hits: dict[Key, Hit] = {}
     for ranking in rankings:
         for rank, hit in enumerate(ranking):
-            key = (hit.file_id, hit.chunk.number)
-            hits.setdefault(key, hit)
-            scores[key] = scores.get(key, 0.0) + (RRF_K + 1) / (RRF_K + 1 + rank) / len(rankings)
-    return [(hits[key], score) for key, score in sorted(scores.items(), key=lambda item: -item[1])]
+            hits.setdefault(hit.key, hit)
+            scores[hit.key] = scores.get(hit.key, 0.0) + (RRF_K + 1) / (RRF_K + 1 + rank) / len(rankings)
+    total = {key: score + FILE_BONUS * _others(key, scores) for key, score in scores.items()}
+    return [(hits[key], score / (1 + 2 * FILE_BONUS)) for key, score in sorted(total.items(), key=lambda item: -item[1])]
+
+
+def _others(key: Key, scores: dict[Key, float]) -> float:
+    """The scores of the file's other hits, each next one counting half."""
+    others = sorted((score for other, score in scores.items() if other[0] == key[0] and other != key), reverse=True)
+    return sum(score / 2**place for place, score in enumerate(others))
 
 
 def same(one: str, other: str) -> bool:

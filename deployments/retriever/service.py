@@ -22,7 +22,14 @@ class Retriever:
         """The best passages, best first, deduplicated, within the query's budget; () where none is relevant."""
         shelf = self._index.of(query.principal)
         nearest, matching = await shelf.search(query.store_id, query.text, query.vector, self._settings.candidates)
-        return select(nearest, matching, limit=query.limit, budget_tokens=query.budget_tokens, min_similarity=self._settings.min_similarity)
+        return select(
+            query.text,
+            nearest,
+            matching,
+            limit=query.limit,
+            budget_tokens=query.budget_tokens,
+            min_similarity=self._settings.min_similarity,
+        )
 
     async def replace(
         self, principal: Principal, store_id: str, file_id: str, filename: str, title: str, chunks: Sequence[Chunk], vectors: Vectors
