@@ -6,7 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtest.bench.headrace import Headrace
+from loadtest.bench.headrace import LAPTOP, Headrace
+from loadtest.bench.processes import obey_sigterm
 from loadtest.bench.upstream import Pace, simulated
 from loadtest.run import arguments, command
 from loadtest.scenario import load
@@ -16,8 +17,9 @@ OWN = "a stack of its own"
 
 async def run(argv: Sequence[str] | None) -> int:
     """Run one scenario on a stack of its own, or on `--host`, and return the exit code."""
+    obey_sigterm()
     parser = arguments("python -m loadtest", OWN)
-    parser.add_argument("--config", default=Headrace().config, help="of the stack it starts")
+    parser.add_argument("--config", default=LAPTOP, help="of the stack it starts")
     options = parser.parse_args(argv)
     (options.out / options.scenario).mkdir(parents=True, exist_ok=True)
     if options.host != OWN:
@@ -25,20 +27,32 @@ async def run(argv: Sequence[str] | None) -> int:
     pace = load(options.scenario).upstream
     async with simulated(Pace(pace.ttft_ms, pace.itl_ms, pace.tokens)) as upstream:
         sys.stderr.write("starting headrace in front of a simulator\n")
-        async with Headrace(config=options.config).running(upstream.url) as endpoint:
-            with tempfile.NamedTemporaryFile("w", suffix=".key") as key:
-                key.write(endpoint.key)
-                key.flush()
+        with tempfile.TemporaryDirectory(prefix="hd-", ignore_cleanup_errors=True) as folder:
+            data = Path(folder)
+            async with Headrace(data, options.config).running(upstream.url) as endpoint:
                 options.host = endpoint.url.removesuffix("/v1")
                 options.simulator = upstream.url.removesuffix("/v1")
-                options.key_file = [Path(key.name)]
+                options.key_file = [data / "demo.key"]
                 return await _locust(command(options))
 
 
 async def _locust(words: list[str]) -> int:
     process = await asyncio.create_subprocess_exec(*words)
-    return await process.wait()
+    try:
+        return await process.wait()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one scenario and return the exit code; 130 when it was stopped, as shells count it."""
+    try:
+        return asyncio.run(run(argv))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 130
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(run(None)))
+    sys.exit(main())

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
@@ -12,14 +13,18 @@ from pathlib import Path
 from rich.console import Console
 
 from loadtest.bench.bare import Bare
-from loadtest.bench.headrace import CASES, Headrace
+from loadtest.bench.headrace import CASES, LAPTOP, Headrace
 from loadtest.bench.measure import Meter, Run, Windows
+from loadtest.bench.processes import obey_sigterm
 from loadtest.bench.report import compare, document, show
 from loadtest.bench.targets import Direct, Endpoint, Running, Target
 from loadtest.bench.upstream import Pace, Upstream, simulated
 from loadtest.setting import facts
 
 QUICK = Windows(warm_s=0.5, single_s=2.0, crowd_s=2.0, unary_s=1.0, settle_s=0.3)
+
+STOPPED = 130
+"""Exit code after Ctrl-C, as shells count it."""
 
 EPILOG = """\
 Nothing else should run on the machine meanwhile. Targets:
@@ -45,7 +50,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="one repetition with short windows: a smoke test, no measurement")
     add("--spread", action="store_true", help="streams begin spread over one answer's length, instead of all at once")
     add("--json", type=Path, default=Path("reports/bench.json"), help="where all figures are written")
-    add("--config", default=Headrace().config, help="headrace's configuration file")
+    add("--config", default=LAPTOP, help="headrace's configuration file")
     add("--ttft-ms", type=float, default=50.0, help="the simulator's time to the first token")
     add("--itl-ms", type=float, default=20.0, help="the simulator's time between tokens")
     add("--tokens", type=int, default=50, help="the length of each answer")
@@ -57,13 +62,13 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def targets(options: argparse.Namespace) -> list[Target]:
-    """Return what is to be measured, in the order it was named."""
+def targets(options: argparse.Namespace, data: Path) -> list[Target]:
+    """Return what is to be measured, in the order it was named; `data` is headrace's state."""
     known: dict[str, Target] = {
         "simulator": Direct(),
         "raw": Bare("bare raw", "raw"),
         "parsed": Bare("bare openai", "parsed"),
-        "headrace": Headrace(config=options.config),
+        "headrace": Headrace(data, options.config),
     }
     if options.url:
         key = options.key_file.read_text().strip() if options.key_file else options.key
@@ -76,12 +81,15 @@ def targets(options: argparse.Namespace) -> list[Target]:
 
 async def bench(options: argparse.Namespace, console: Console) -> list[Run]:
     """Measure every target in every repetition, each alone."""
+    obey_sigterm()
     pace = Pace(options.ttft_ms, options.itl_ms, options.tokens)
     windows = replace(QUICK if options.quick else Windows(), spread=options.spread)
-    chosen, runs = targets(options), list[Run]()
+    runs: list[Run] = []
     repeat = 1 if options.quick else options.repeat
     with console.status("starting") as status:
         async with AsyncExitStack() as stack:
+            data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hd-", ignore_cleanup_errors=True)))
+            chosen = targets(options, data)
             upstream = await stack.enter_async_context(simulated(pace, options.sim_port))
             for number in range(1, repeat + 1):
                 prefix = f"repetition {number} of {repeat}, "
@@ -113,12 +121,16 @@ def _line(run: Run) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; the exit code is 1 when a run was invalid."""
+    """Run the benchmark; the exit code is 1 when a run was invalid, 130 when it was stopped."""
     options = arguments().parse_args(argv)
     console = Console()
     pace = Pace(options.ttft_ms, options.itl_ms, options.tokens)
     setting = {**facts(), "pace": asdict(pace), "repeat": options.repeat, "quick": options.quick, "spread": options.spread}
-    runs = asyncio.run(bench(options, console))
+    try:
+        runs = asyncio.run(bench(options, console))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("stopped")
+        return STOPPED
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(document(runs, setting), indent=1))
     title = f"TTFT {pace.ttft_ms:g} ms, {pace.itl_ms:g} ms between tokens, {pace.tokens} tokens"

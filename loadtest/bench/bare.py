@@ -1,6 +1,5 @@
 """A bare app as a target: its Serve flags are the product's, its paths and ports are its own."""
 
-import asyncio
 import secrets
 import shutil
 import signal
@@ -16,6 +15,7 @@ from loadtest.bench.processes import launch, stop
 from loadtest.bench.targets import Case, Endpoint
 
 START_S = 120.0
+"""Ray and Serve take about ten seconds on two idle cores."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -72,9 +72,9 @@ class Bare:
         (port,) = free_ports(1)
         module = [sys.executable, "-m", "loadtest.bench.baselines", self.child]
         command = [*module, "--upstream", upstream, "--port", str(port), "--temp", str(folder / "ray")]
-        process = await launch(command, flags(folder), folder / "log")
+        process = await launch(command, flags(folder), folder)
         try:
-            await asyncio.wait_for(process.line("ready"), START_S)
+            await process.line("ready", START_S)
             yield Endpoint(f"http://127.0.0.1:{port}/v1", "none", process.pid)
         finally:
             await stop(process, signal.SIGTERM, port)

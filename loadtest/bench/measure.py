@@ -146,14 +146,18 @@ class Meter:
             raise Failed("the load generator has no stdout")
         samples: dict[str, Sample] = {}
         result: Result | None = None
-        async for line in process.stdout:
-            message = orjson.loads(line)
-            event = message.pop("event")
-            if event == "result":
-                result = Result(**message)
-            else:
-                samples[event] = self._sample()
-        code = await process.wait()
+        try:
+            async for line in process.stdout:
+                message = orjson.loads(line)
+                event = message.pop("event")
+                if event == "result":
+                    result = Result(**message)
+                else:
+                    samples[event] = self._sample()
+        finally:
+            if result is None and process.returncode is None:
+                process.kill()
+            code = await process.wait()
         if code or result is None:
             raise Failed(f"the load generator ended with {code}")
         return result, samples["open"], samples["close"]

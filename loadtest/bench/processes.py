@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,47 +16,51 @@ STOP_S = 60.0
 """A stack that has not ended by itself after this long is killed, process by process, and that is an error."""
 
 
+LOOK_S = 0.05
+"""Between two looks at what a child has written."""
+
+
 class Stuck(RuntimeError):
     """A target did not start, or left something behind."""
 
 
 @dataclass(frozen=True)
 class Launched:
-    """A child process whose stdout is read line by line."""
+    """A child process that writes its two outputs to files, so that it never waits for a reader."""
 
     process: Process
-    stdout: asyncio.StreamReader
-    log: Path
+    out: Path
+    err: Path
 
     @property
     def pid(self) -> int:
         """The root of the tree."""
         return self.process.pid
 
-    async def line(self, word: str) -> str:
-        """Return the next line of stdout with `word` in it; Stuck when the process ends before."""
-        while raw := await self.stdout.readline():
-            text = raw.decode(errors="replace")
-            with self.log.open("a") as log:
-                log.write(text)
-            if word in text.lower():
-                return text
-        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
-        raise Stuck(f"the process ended before saying {word!r}:\n{tail}")
+    async def line(self, words: str, within_s: float) -> str:
+        """Wait for a whole line of stdout with these words in it; Stuck when the process ends before, or takes longer."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            ended = self.process.returncode is not None
+            for line in self.out.read_text(errors="replace").splitlines(keepends=True):
+                if words in line and line.endswith("\n"):
+                    return line
+            if ended:
+                raise Stuck(f"the process ended with {self.process.returncode} before saying {words!r}:\n{self._tail()}")
+            await asyncio.sleep(LOOK_S)
+        raise Stuck(f"the process did not say {words!r} within {within_s:.0f} s:\n{self._tail()}")
 
-    async def drain(self) -> None:
-        """Read and drop stdout, so that the process never blocks on it."""
-        while await self.stdout.read(65536):
-            pass
+    def _tail(self) -> str:
+        lines = [line for path in (self.out, self.err) for line in path.read_text(errors="replace").splitlines()[-20:]]
+        return "\n".join(lines)
 
 
-async def launch(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Launched:
-    """Start a command with additions to this environment; its stderr goes to `log`."""
-    with log.open("a") as stderr:
-        process = await asyncio.create_subprocess_exec(*command, env=os.environ | environment, stdout=PIPE, stderr=stderr, limit=2**20)
-    if process.stdout is None:
-        raise Stuck("a child without stdout")
-    return Launched(process, process.stdout, log)
+async def launch(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Launched:
+    """Start a command with additions to this environment; its outputs go to two files in `folder`."""
+    out, err = folder / "stdout", folder / "stderr"
+    with out.open("w") as stdout, err.open("w") as stderr:
+        process = await asyncio.create_subprocess_exec(*command, env=os.environ | environment, stdin=DEVNULL, stdout=stdout, stderr=stderr)
+    return Launched(process, out, err)
 
 
 async def stop(launched: Launched, number: signal.Signals, port: int) -> None:
@@ -64,7 +68,6 @@ async def stop(launched: Launched, number: signal.Signals, port: int) -> None:
     tree = _family(launched.pid)
     if launched.process.returncode is None:
         launched.process.send_signal(number)
-    draining = asyncio.create_task(launched.drain())
     deadline = time.monotonic() + STOP_S
     left = tree
     while left and time.monotonic() < deadline:
@@ -73,11 +76,17 @@ async def stop(launched: Launched, number: signal.Signals, port: int) -> None:
     for each in left:
         each.kill()
     await launched.process.wait()
-    await draining
     if left:
         raise Stuck(f"had to kill {[each.pid for each in left]} after {STOP_S:.0f} s")
     if listens(port):
         raise Stuck(f"port {port} is still taken")
+
+
+def obey_sigterm() -> None:
+    """Have SIGTERM cancel the current task, as Ctrl-C does, so that what it started is ended."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 def listens(port: int) -> bool:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from loadtest.bench.processes import launch, stop
 
+START_S = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -45,8 +47,8 @@ async def simulated(pace: Pace, port: int = 0) -> AsyncIterator[Upstream]:
     options = {"ttft-ms": pace.ttft_ms, "itl-ms": pace.itl_ms, "tokens": pace.tokens, "port": port}
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory(prefix="hs-") as folder:
-        process = await launch([sys.executable, "-m", "loadtest.simulator", *flags], {}, Path(folder) / "log")
-        bound = json.loads(await process.line("port"))["port"]
+        process = await launch([sys.executable, "-m", "loadtest.simulator", *flags], {}, Path(folder))
+        bound = json.loads(await process.line("port", START_S))["port"]
         try:
             yield Upstream(bound, process.pid)
         finally:

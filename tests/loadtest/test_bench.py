@@ -155,10 +155,10 @@ def test_a_goal_can_be_a_ratio_or_a_difference() -> None:
 def test_the_command_line_knows_its_targets(tmp_path: Path) -> None:
     (tmp_path / "demo.key").write_text("secret\n")
     words = ["--url", "http://127.0.0.1:1/v1", "--key-file", str(tmp_path / "demo.key"), "--pid", "7"]
-    chosen = bench.targets(bench.arguments().parse_args(["--only", "simulator,headrace", *words]))
+    chosen = bench.targets(bench.arguments().parse_args(["--only", "simulator,headrace", *words]), tmp_path)
     assert [case.label for target in chosen for case in target.cases] == ["simulator", "headrace-direct", "headrace"]
     with pytest.raises(SystemExit, match="unknown target nothing"):
-        bench.targets(bench.arguments().parse_args(["--only", "nothing"]))
+        bench.targets(bench.arguments().parse_args(["--only", "nothing"]), tmp_path)
 
 
 @pytest.mark.integration
