@@ -9,6 +9,7 @@ from deployments.core.errors import HeadraceError
 from deployments.gateway import envelope
 from deployments.gateway.api import chat_completions, embeddings, files, health, models, vector_stores
 from deployments.gateway.context import App, Context
+from deployments.gateway.middleware import BodyBound
 
 ROUTERS = (chat_completions.router, embeddings.router, models.router, vector_stores.router, health.router)
 
@@ -24,8 +25,7 @@ def build_app(context: Context) -> App:
         await context.outbox.close()
         await context.store.close()
 
-    bound = context.settings.gateway.max_body_bytes
-    app = App(title="headrace", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, max_body_size=bound)
+    app = App(title="headrace", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.context = context
     for router in ROUTERS:
         app.include_router(router)
@@ -34,4 +34,6 @@ def build_app(context: Context) -> App:
     app.add_exception_handler(RequestValidationError, envelope.on_invalid)
     app.add_exception_handler(HTTPException, envelope.on_http)
     app.add_exception_handler(Exception, envelope.on_anything)
+    limits = context.settings.gateway
+    app.add_middleware(BodyBound, max_body_bytes=limits.max_body_bytes, max_upload_bytes=limits.max_upload_bytes)
     return app

@@ -1,9 +1,9 @@
 """Chat Completions as it looks on the wire: the request, and the response streamed and whole."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from deployments.core.config import Settings
 from deployments.core.errors import HeadraceError, InvalidRequest, NoSuchModel, Unsupported
@@ -21,6 +21,16 @@ _UNBUILT = ("tools", "functions", "function_call", "audio", "web_search_options"
 _encode = msgspec.json.encode
 
 
+def _utf8(text: str) -> str:
+    """The text itself; raises ValueError where it holds half of a surrogate pair, which no UTF-8 can carry."""
+    if not text.isascii():
+        text.encode()
+    return text
+
+
+Words = Annotated[str, AfterValidator(_utf8)]
+
+
 class _Wire(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
@@ -29,14 +39,14 @@ class TextPart(_Wire):
     """A part of a message; only text is understood."""
 
     type: str
-    text: str | None = None
+    text: Words | None = None
 
 
 class ChatMessage(_Wire):
     """One message of the request."""
 
     role: Literal["developer", "system", "user", "assistant"]
-    content: str | list[TextPart] | None = None
+    content: Words | list[TextPart] | None = None
 
     @model_validator(mode="after")
     def _only_text(self) -> "ChatMessage":
@@ -82,7 +92,7 @@ class ChatRequest(BaseModel):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: list[str] | None = Field(None, max_length=4)
+    stop: list[Words] | None = Field(None, max_length=4)
     n: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

