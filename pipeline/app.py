@@ -26,7 +26,7 @@ def build(settings: Settings) -> Application:
     embeds = EmbedderClient(Embedder.options(**options("embedder", settings.embedder.scaling)).bind(settings))
     retrieves = RetrieverClient(Retriever.options(**options("retriever", settings.retriever.scaling)).bind(settings))
     routes = RouterClient(Router.options(**options("router", settings.router.scaling)).bind(settings))
-    generates = GeneratorClient(Generator.options(**options("generator", settings.generator.scaling)).bind(settings, cite))
+    generates = GeneratorClient(Generator.options(**options("generator", settings.generator.stage)).bind(settings, cite))
     works = WorkerClient(Worker.options(**options("worker", settings.worker.scaling)).bind(settings, Ingest(settings, embeds, retrieves)))
 
     flow = Flow(settings, embeds, retrieves, routes, generates)

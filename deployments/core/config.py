@@ -89,8 +89,16 @@ class Generator(Section):
     context_tokens: int = Field(900, ge=0, description="Tokens of the prompt that passages may take.")
     default_max_tokens: int = Field(256, ge=1, description="Length of an answer where the request names none.")
     connect_timeout_s: float = Field(5, gt=0)
-    first_token_timeout_s: float = Field(60, gt=0)
-    inter_token_timeout_s: float = Field(30, gt=0)
+    first_token_timeout_s: float = Field(60, gt=0, description="Longest wait for the backend's first token.")
+    inter_token_timeout_s: float = Field(30, gt=0, description="Longest pause between two tokens.")
+
+    @property
+    def stage(self) -> Scaling:
+        """The scaling in force: an embedded backend takes as many calls as it has slots, and a few may wait."""
+        if self.base_url:
+            return self.scaling
+        bounds = {"max_ongoing": self.slots, "target_ongoing": self.slots, "max_queued": 16 * self.slots}
+        return self.scaling.model_copy(update=bounds)
 
 
 class Worker(Section):

@@ -45,13 +45,14 @@ class EventReader:
     def __init__(self) -> None:
         self._rest = b""
         self._data: list[bytes] = []
+        self._waiting_bytes = 0
         self._started = False
 
     def feed(self, received: bytes) -> Piece:
         """What these bytes complete, as one piece."""
         lines = (self._rest + received).split(b"\n")
         self._rest = lines.pop()
-        if len(self._rest) > _MAX_EVENT_BYTES or sum(map(len, self._data)) > _MAX_EVENT_BYTES:
+        if len(self._rest) + self._waiting_bytes > _MAX_EVENT_BYTES:
             raise BackendFailed("the model backend sent an event without an end")
         texts: list[str] = []
         reason: str | None = None
@@ -62,9 +63,10 @@ class EventReader:
             line = line.removesuffix(b"\r")  # noqa: PLW2901
             if line.startswith(b"data:"):
                 self._data.append(line[5:].removeprefix(b" "))
+                self._waiting_bytes += len(line)
             if line or not self._data:
                 continue
-            data, self._data = b"\n".join(self._data), []
+            data, self._data, self._waiting_bytes = b"\n".join(self._data), [], 0
             if data.strip() == b"[DONE]":
                 return Piece("".join(texts), reason, usage, done=True)
             chunk = _parse(data)

@@ -1,0 +1,113 @@
+"""A model call from the backend into the log."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from redis.asyncio import Redis
+
+from deployments.core import config
+from deployments.core.errors import Overloaded, StreamInterrupted
+from deployments.core.follow import Follower, Hub
+from deployments.core.log import Outbox
+from deployments.core.types import Citation, Cited, Delta, Generation, LogRef, Message, Sampling, Text
+from deployments.generator.backends import Backend
+from deployments.generator.relay import Relays
+from tests.fakes import until
+from tests.loadtest.conftest import Simulator
+
+
+class Plain:
+    """A relay filter that changes nothing, and cites at the end."""
+
+    def feed(self, text: str) -> list[str | Citation]:
+        return [text]
+
+    def flush(self) -> list[str | Citation]:
+        return [" [1]", Citation(1, 4, 1, "u", "t")]
+
+
+@pytest.fixture
+async def hub(valkey: Redis) -> AsyncIterator[Hub]:
+    hub = Hub(valkey, config.Log())
+    hub.start()
+    await hub.ready(5)
+    yield hub
+    await hub.close()
+
+
+def generation(hub: Hub, name: str, deadline_s: float = 10) -> Generation:
+    log = LogRef(name, "t1", (hub.channel,), record=False, next_seq=0)
+    return Generation(log, "default", (Message("user", f"[[marker:{name}]]"),), Sampling(), (), (), deadline_s)
+
+
+@pytest.fixture
+async def relays(valkey: Redis, upstream: Simulator) -> AsyncIterator[Callable[[str], Relays]]:
+    """Makes relays over a backend that serves a model; the backends are closed in the end."""
+    backends: list[Backend] = []
+
+    def make(model: str) -> Relays:
+        settings = config.Generator(first_token_timeout_s=0.5, inter_token_timeout_s=0.3)
+        backends.append(Backend(upstream.url, "key", model, settings))
+        return Relays(backends[-1], Outbox(valkey, config.Log()), lambda _: Plain())
+
+    yield make
+    for backend in backends:
+        await backend.close()
+
+
+async def collect(follower: Follower, count: int) -> list[Delta]:
+    deltas: list[Delta] = []
+    async with asyncio.timeout(5):
+        while len(deltas) < count:
+            deltas += await follower.read()
+    return deltas
+
+
+async def test_an_answer_is_written_and_its_place_handed_back(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+    with hub.follow("whole") as follower:
+        outcome = await relays("sim").generate(generation(hub, "whole"))
+        deltas = await collect(follower, outcome.next_seq)
+    assert [delta.seq for delta in deltas] == list(range(outcome.next_seq))
+    assert "".join(d.text for d in deltas if isinstance(d, Text)).split() == [f"w{i}" for i in range(20)] + ["[1]"]
+    assert isinstance(deltas[-1], Cited)
+    assert (outcome.reason, outcome.usage.completion_tokens) == ("stop", 20)
+
+
+async def test_a_refusal_writes_nothing(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+    with hub.follow("refused") as follower:
+        with pytest.raises(Overloaded):
+            await relays("sim@error=503").generate(generation(hub, "refused"))
+        assert follower.next_seq == 0
+
+
+async def test_a_break_after_the_first_text_is_an_interruption_and_keeps_the_text(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+    with hub.follow("cut") as follower:
+        with pytest.raises(StreamInterrupted):
+            await relays("sim@cut=5").generate(generation(hub, "cut"))
+        deltas = await collect(follower, 1)
+    assert deltas[0] == Text(0, "w0")
+
+
+async def test_cancelling_ends_the_backends_work(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+    running = relays("sim@tokens=2000")
+    with hub.follow("gone") as follower:
+        task = asyncio.create_task(running.generate(generation(hub, "gone")))
+        await follower.read()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert (await asyncio.to_thread(upstream.entry, "gone"))["tokens_sent"] < 2000
+
+
+async def test_a_stop_ends_a_generation_by_name_and_others_go_on(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+    running = relays("sim@tokens=100")
+    with hub.follow("one") as one, hub.follow("two"):
+        first = asyncio.create_task(running.generate(generation(hub, "one")))
+        second = asyncio.create_task(running.generate(generation(hub, "two")))
+        await one.read()
+        running.stop("one")
+        running.stop("unknown")
+        await until(first.done)
+        assert first.cancelled()
+        assert (await second).usage.completion_tokens == 100

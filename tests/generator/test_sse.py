@@ -1,0 +1,88 @@
+"""The reader of a backend's event stream."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.core.errors import BackendFailed
+from deployments.core.types import Usage
+from deployments.generator.sse import EventReader, Piece
+
+
+def event(text: str | None = None, reason: str | None = None) -> bytes:
+    chunk = {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": reason}]}
+    return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n".encode()
+
+
+STREAM = (
+    b": hello\n\n"
+    + event("")
+    + event("Grüße ")
+    + event("😀\n")
+    + event("\u2028 end")
+    + event(None, "stop")
+    + b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}\n\n'
+    + b"data: [DONE]\n\n"
+)
+
+
+def read(parts: list[bytes]) -> Piece:
+    reader = EventReader()
+    pieces = [reader.feed(part) for part in parts]
+    reasons = [piece.reason for piece in pieces if piece.reason]
+    usages = [piece.usage for piece in pieces if piece.usage]
+    return Piece("".join(piece.text for piece in pieces), reasons[-1], usages[-1], pieces[-1].done)
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
+def test_any_cut_reads_the_same(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), len(STREAM)]
+    parts = [STREAM[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [part for part in parts if part] or [STREAM]
+    assert read(parts) == Piece("Grüße 😀\n\u2028 end", "stop", Usage(3, 4), done=True)
+
+
+def test_single_bytes_read_the_same() -> None:
+    assert read([STREAM[i : i + 1] for i in range(len(STREAM))]).text == "Grüße 😀\n\u2028 end"
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        STREAM.replace(b"\n", b"\r\n"),
+        b"\xef\xbb\xbf" + STREAM,
+        STREAM.replace(b"data: ", b"data:"),
+        b"event: message\nid: 7\n" + STREAM,
+    ],
+    ids=["crlf", "bom", "no space", "other fields"],
+)
+def test_what_servers_do_differently_reads_the_same(stream: bytes) -> None:
+    assert read([stream]).text == "Grüße 😀\n\u2028 end"
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"data: {\n\n",
+        b'data: {"choices":[{"delta":{"content":7}}]}\n\n',
+        b'data: {"choices":[]}{"choices":[]}\n\n',
+        b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n',
+        b'data: {"error":{"message":"secret"}}\n\n',
+        b"data: [1]\n\n",
+        b"data: " + b"x" * (2 << 20),
+        b"data: x\n" * (1 << 20),
+    ],
+    ids=["cut", "number", "two objects", "not utf-8", "error", "array", "endless line", "endless event"],
+)
+def test_what_is_no_answer_is_a_typed_error(stream: bytes) -> None:
+    with pytest.raises(BackendFailed) as error:
+        reader = EventReader()
+        for at in range(0, len(stream), 65536):
+            reader.feed(stream[at : at + 65536])
+    assert "secret" not in error.value.message
+
+
+def test_no_event_is_done_before_its_blank_line() -> None:
+    assert EventReader().feed(event("x")[:-1]) == Piece()

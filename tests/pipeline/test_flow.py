@@ -1,0 +1,178 @@
+"""One turn through the flow, with fakes for the stages and a real log."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+from redis.asyncio import Redis
+
+from deployments.core.config import Log, Settings
+from deployments.core.errors import BackendFailed, HeadraceError
+from deployments.core.follow import Hub
+from deployments.core.log import Outbox
+from deployments.core.types import (
+    Chunk,
+    Delta,
+    Failed,
+    Finished,
+    Generation,
+    LogRef,
+    Message,
+    Opened,
+    Outcome,
+    Principal,
+    Route,
+    Sampling,
+    Text,
+    Turn,
+    Usage,
+    Vector,
+)
+from pipeline.flow import Flow
+from tests.fakes import FakeEmbeds, FakeRetrieves
+
+OURS = Principal("ours", "key", frozenset())
+
+
+class Routes:
+    """Retrieves whenever it can."""
+
+    async def route(self, turn: Turn, vector: Vector | None) -> Route:
+        return Route("default", vector is not None, 900, "a test")
+
+
+@dataclass
+class Generates:
+    """Writes some words to the log, and may break after them."""
+
+    outbox: Outbox
+    words: list[str] = field(default_factory=lambda: ["so ", "it ", "is"])
+    error: Exception | None = None
+    pause_s: float = 0.0
+    calls: list[Generation] = field(default_factory=list)
+    cancelled: int = 0
+
+    async def generate(self, generation: Generation) -> Outcome:
+        self.calls.append(generation)
+        with self.outbox.writer(generation.log) as writer:
+            try:
+                for word in self.words:
+                    writer.text(word)
+                    await asyncio.sleep(self.pause_s)
+                await writer.drain()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+            if self.error:
+                raise self.error
+            return Outcome(writer.next_seq, "stop", Usage(5, 3))
+
+
+@dataclass
+class Stand:
+    """A flow with its fakes, and the way to run a turn through it."""
+
+    flow: Flow
+    generates: Generates
+    hub: Hub
+    outbox: Outbox
+
+    async def run(self, turn: Turn) -> list[Delta]:
+        """Every delta of a turn's response."""
+        ref = LogRef(turn.id, "ours", (self.hub.channel,), record=False)
+        with self.hub.follow(turn.id) as follower, self.outbox.writer(ref) as writer:
+            answering = asyncio.create_task(self.flow.answer(turn, writer, lambda: follower.next_seq))
+            deltas: list[Delta] = []
+            async with asyncio.timeout(5):
+                while not deltas or not isinstance(deltas[-1], Finished | Failed):
+                    deltas += await follower.read()
+                await answering
+        assert [delta.seq for delta in deltas] == list(range(len(deltas)))
+        return deltas
+
+
+@pytest.fixture
+async def stand(valkey: Redis) -> AsyncIterator[Stand]:
+    settings = Settings(log=Log(tick_ms=1))
+    hub = Hub(valkey, settings.log)
+    hub.start()
+    await hub.ready(5)
+    retrieves, embeds = FakeRetrieves(), FakeEmbeds()
+    chunks = [Chunk(0, "A headrace brings water to the wheel", (), 0, 36, 8)]
+    await retrieves.replace(OURS, "vs_1", "file-1", "mill.md", "The mill", chunks, await embeds.embed([chunks[0].text]))
+    generates = Generates(Outbox(valkey, settings.log))
+    yield Stand(Flow(settings, embeds, retrieves, Routes(), generates), generates, hub, Outbox(valkey, settings.log, local=hub))
+    await hub.close()
+
+
+def turn(question: str = "what brings water to the wheel", store_id: str | None = "vs_1", deadline_s: float = 5) -> Turn:
+    messages = (Message("system", "Speak plainly"), Message("user", question))
+    return Turn("r1", OURS, "headrace", messages, Sampling(), 0, deadline_s, store_id)
+
+
+async def test_a_turn_is_opened_written_and_finished(stand: Stand) -> None:
+    deltas = await stand.run(turn())
+    assert isinstance(deltas[0], Opened)
+    assert "".join(delta.text for delta in deltas if isinstance(delta, Text)) == "so it is"
+    assert deltas[-1] == Finished(len(deltas) - 1, "stop", Usage(5, 3))
+
+
+async def test_what_was_found_reaches_the_prompt_with_its_link(stand: Stand) -> None:
+    await stand.run(turn())
+    generation = stand.generates.calls[0]
+    assert generation.citation_urls == ("http://127.0.0.1:8000/files/file-1#chunk=0",)
+    assert "A headrace brings water" in generation.messages[-1].content
+    assert "Speak plainly" in generation.messages[0].content
+    assert [message.role for message in generation.messages] == ["system", "user"]
+
+
+async def test_without_a_store_nothing_is_embedded_and_the_messages_pass_unchanged(stand: Stand) -> None:
+    await stand.run(turn(store_id=None))
+    assert stand.generates.calls[0].messages == turn().messages
+    assert stand.generates.calls[0].passages == ()
+
+
+async def test_another_tenants_passages_are_never_found(stand: Stand) -> None:
+    theirs = turn()
+    theirs = Turn(theirs.id, Principal("theirs", "k", frozenset()), "headrace", theirs.messages, Sampling(), 0, 5, "vs_1")
+    await stand.run(theirs)
+    assert stand.generates.calls[0].passages == ()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(BackendFailed("no"), "backend_error"), (HeadraceError("no", code="own"), "own"), (ValueError("inside"), "server_error")],
+)
+async def test_a_broken_generation_ends_the_log_where_it_got_to(stand: Stand, error: Exception, code: str) -> None:
+    stand.generates.error = error
+    deltas = await stand.run(turn())
+    last = deltas[-1]
+    assert isinstance(last, Failed)
+    assert last.code == code
+    assert "inside" not in last.message
+    assert "".join(delta.text for delta in deltas if isinstance(delta, Text)) == "so it is"
+
+
+async def test_the_deadline_ends_the_turn_and_its_generation(stand: Stand) -> None:
+    stand.generates.words, stand.generates.pause_s = ["w "] * 500, 0.01
+    deltas = await stand.run(turn(deadline_s=0.2))
+    assert isinstance(deltas[-1], Failed)
+    assert (deltas[-1].status, deltas[-1].code, deltas[-1].retry) == (504, "deadline_exceeded", False)
+    assert stand.generates.cancelled == 1
+
+
+async def test_cancelling_ends_the_generation_and_closes_the_log(stand: Stand) -> None:
+    stand.generates.words, stand.generates.pause_s = ["w "] * 500, 0.01
+    with stand.hub.follow("r1") as follower, stand.outbox.writer(LogRef("r1", "ours", (stand.hub.channel,), False)) as writer:
+        answering = asyncio.create_task(stand.flow.answer(turn(), writer, lambda: follower.next_seq))
+        while follower.next_seq < 3:
+            await follower.read()
+        answering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await answering
+        deltas: list[Delta] = []
+        while not deltas or not isinstance(deltas[-1], Failed):
+            deltas += await follower.read()
+    assert stand.generates.cancelled == 1
+    assert deltas[-1].code == "client_disconnected"
