@@ -7,11 +7,11 @@ from starlette.exceptions import HTTPException
 
 from deployments.core.errors import HeadraceError
 from deployments.gateway import envelope
-from deployments.gateway.api import chat_completions, embeddings, files, health, models, vector_stores
+from deployments.gateway.api import chat_completions, documents, embeddings, files, health, models, vector_stores
 from deployments.gateway.context import App, Context
 from deployments.gateway.middleware import BodyBound
 
-ROUTERS = (chat_completions.router, embeddings.router, models.router, vector_stores.router, health.router)
+ROUTERS = (chat_completions.router, embeddings.router, models.router, vector_stores.router, documents.router, health.router)
 
 
 def build_app(context: Context) -> App:
