@@ -14,7 +14,7 @@ from deployments.core.config import Settings
 
 URL = "http://127.0.0.1:8000"
 
-_TRIES = 6
+TRIES = 6
 """Attempts at a request that was not taken; with the pauses below about 15 s, longer than a stage takes to restart."""
 _MAX_PAUSE_S = 5
 _TIMEOUT = httpx2.Timeout(60, connect=5)
@@ -62,11 +62,11 @@ def line(text: str) -> str:
     return " ".join(plain(text).split())
 
 
-def key(given: str | None, url: str) -> str:
+def key(given: str | None, url: str, settings: Settings | None = None) -> str:
     """The key in force: the given one, else that of the demo tenant of this machine, which is sent nowhere else. Raises Refused."""
     if given:
         return given.strip()
-    path = Settings.model_validate({}).data_dir / "demo.key"
+    path = (settings or Settings.model_validate({})).data_dir / "demo.key"
     if httpx2.URL(url).host not in _LOOPBACK:
         raise Refused("which key? Give --key, or set HEADRACE_API_KEY")
     try:
@@ -78,11 +78,18 @@ def key(given: str | None, url: str) -> str:
 class Client:
     """Calls with one key; tries again what was not taken. Every method raises Refused."""
 
-    def __init__(self, url: str, key: str, transport: httpx2.BaseTransport | None = None, sleep: Callable[[float], None] = time.sleep):
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        transport: httpx2.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        tries: int = TRIES,
+    ):
         headers = {"authorization": f"Bearer {key}", "user-agent": "headrace"}
         local = httpx2.URL(url).host in _LOOPBACK
         self._http = httpx2.Client(base_url=url, headers=headers, timeout=_TIMEOUT, transport=transport, trust_env=not local)
-        self._url, self._sleep = url, sleep
+        self._url, self._sleep, self._tries = url, sleep, tries
 
     def __enter__(self) -> Self:
         return self
@@ -145,7 +152,7 @@ class Client:
             after = page["last_id"]
 
     def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
-        for left in reversed(range(_TRIES)):
+        for left in reversed(range(self._tries)):
             try:
                 response = self._http.request(method, path, **content)
             except httpx2.HTTPError as error:

@@ -46,8 +46,7 @@ async def _ready(manifest: Manifest, shown: Spinners | Lines, begun: float) -> N
         def progress(done: int, total: int, text: str) -> None:
             loop.call_soon_threadsafe(shown.advance, "corpus", done, total, text)
 
-        await asyncio.to_thread(starter.starter, settings, progress)
-        shown.done("corpus")
+        shown.done("corpus", await asyncio.to_thread(starter.starter, settings, progress))
     shown.say("Ctrl-C ends it.")
 
 
