@@ -21,13 +21,13 @@ class Section(BaseModel):
 class Scaling(Section):
     """How one stage scales: bounds, and the ongoing requests a replica should carry."""
 
-    min_replicas: int = Field(1, ge=0)
-    max_replicas: int = Field(1, ge=1)
+    min_replicas: int = Field(1, ge=0, description="Replicas that stay when nothing is asked.")
+    max_replicas: int = Field(1, ge=1, description="Replicas at most.")
     target_ongoing: float = Field(2, gt=0, description="Ongoing requests per replica that the autoscaler aims at.")
     max_ongoing: int = Field(100, ge=1, description="Requests a replica takes at once; more wait at the caller.")
     max_queued: int = Field(-1, ge=-1, description="Requests that may wait at one caller; -1 is no bound.")
-    upscale_delay_s: float = Field(3, ge=0)
-    downscale_delay_s: float = Field(60, ge=0)
+    upscale_delay_s: float = Field(3, ge=0, description="How long more replicas must be wanted before they come.")
+    downscale_delay_s: float = Field(60, ge=0, description="How long fewer must be enough before one goes.")
     num_cpus: float = Field(0.1, ge=0, description="CPUs reserved per replica when placing it; not a limit.")
 
 
@@ -35,9 +35,9 @@ class Gateway(Section):
     """The HTTP edge of the application and the bounds of a request."""
 
     scaling: Scaling = Scaling(max_ongoing=1024, target_ongoing=200)
-    max_body_bytes: int = Field(1 << 20, ge=1024)
+    max_body_bytes: int = Field(1 << 20, ge=1024, description="Largest body of a request that is not an upload.")
     max_upload_bytes: int = Field(32 << 20, ge=1024, description="Largest file that may be ingested.")
-    max_messages: int = Field(512, ge=1)
+    max_messages: int = Field(512, ge=1, description="Messages in one request.")
     max_tokens: int = Field(4096, ge=1, description="Largest answer a request may ask for.")
     max_streams: int = Field(900, ge=1, description="Answers one replica writes at once; more get 503.")
     deadline_s: float = Field(300, gt=0, description="Longest life of one answer.")
@@ -54,7 +54,7 @@ class Embedder(Section):
 
     scaling: Scaling = Scaling(max_ongoing=128, target_ongoing=8, max_replicas=2)
     model: str = Field("embedded", description="`embedded` is all-MiniLM-L6-v2 from its wheel; else a sentence-transformers path or name.")
-    max_batch: int = Field(32, ge=1)
+    max_batch: int = Field(32, ge=1, description="Texts encoded at once.")
     batch_wait_ms: float = Field(2, ge=0, description="How long a query waits for others to share its batch.")
     cache_entries: int = Field(4096, ge=0, description="Query vectors kept per replica.")
 
@@ -88,7 +88,7 @@ class Generator(Section):
     slot_tokens: int = Field(2048, ge=512, description="Context of one slot: prompt and answer.")
     context_tokens: int = Field(900, ge=0, description="Tokens of the prompt that passages may take.")
     default_max_tokens: int = Field(256, ge=1, description="Length of an answer where the request names none.")
-    connect_timeout_s: float = Field(5, gt=0)
+    connect_timeout_s: float = Field(5, gt=0, description="How long connecting to the backend may take.")
     first_token_timeout_s: float = Field(60, gt=0, description="Longest wait for the backend's first token.")
     inter_token_timeout_s: float = Field(30, gt=0, description="Longest pause between two tokens.")
 
@@ -107,7 +107,7 @@ class Worker(Section):
     scaling: Scaling = Scaling(max_ongoing=16, target_ongoing=4)
     poll_s: float = Field(1.0, gt=0, description="Pause between two looks for work when nothing wakes the worker.")
     lease_s: float = Field(60, gt=0, description="How long a job stays with a worker that gives no sign of life.")
-    max_attempts: int = Field(3, ge=1)
+    max_attempts: int = Field(3, ge=1, description="Times a job is tried before it is given up.")
 
 
 class Log(Section):
