@@ -10,7 +10,7 @@ LOCKS := requirements/torch.txt requirements/runtime.txt requirements/models.txt
 SCENARIO ?= burst
 # A folder of public data sets; tests that need it are skipped where it is empty.
 DATA ?= $(wildcard ../shared/data)
-PYTEST := $(BIN)/python -m pytest $(if $(DATA),--data "$(DATA)")
+PYTEST := DATA="$(DATA)" $(BIN)/python -m pytest
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile

