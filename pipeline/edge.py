@@ -51,7 +51,7 @@ class Refusal:
 
     @property
     def raw(self) -> str:
-        """The whole HTTP response, as HAProxy sends it where a request is too broken to have rules applied."""
+        """The whole HTTP response, for the errors HAProxy makes itself. Of a header it cannot read it speaks in its own words still."""
         fixed = (("content-type", "application/json"), ("content-length", str(len(self.body))), ("connection", "close"))
         headers = "".join(f"{name}: {value}\r\n" for name, value in (*fixed, *self.headers))
         return f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\n{headers}\r\n{self.body}"
