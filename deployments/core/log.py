@@ -157,6 +157,8 @@ class Outbox:
         self._pump: asyncio.Task[None] | None = None
         self._alarm: asyncio.Future[None] | None = None
         self._flushed = asyncio.Event()
+        self._beat = asyncio.Event()
+        self._awaited = False
         self._due = 0.0
         self._stalled_since: float | None = None
 
@@ -173,8 +175,14 @@ class Outbox:
             self._urgent[writer] = None
             if self._alarm and not self._alarm.done():
                 self._alarm.set_result(None)
-        if self._pump is None:
-            self._pump = asyncio.get_running_loop().create_task(self._run())
+        self._ensure()
+
+    async def beat(self) -> None:
+        """Return when the next flush is about to begin: what is written then leaves with it, so a source read at each beat is read
+        as seldom as it is flushed."""
+        self._awaited = True
+        self._ensure()
+        await self._beat.wait()
 
     async def drain(self, writer: Writer) -> None:
         """Return once the writer has nothing left to send; raises what broke its log."""
@@ -200,22 +208,34 @@ class Outbox:
         load = max(1.0, len(self.writers) / _STREAMS_PER_TICK)
         return min(self._settings.tick_ms * load, self._settings.max_tick_ms) / 1000
 
+    def _ensure(self) -> None:
+        if self._pump is None:
+            self._pump = asyncio.get_running_loop().create_task(self._run())
+
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            while self._dirty:
+            while self._dirty or self._awaited:
                 wait = self._due - loop.time()
                 if wait > 0 and not self._urgent:
                     await self._pause(wait)
                 if self._urgent:
                     batch, self._urgent = list(self._urgent), {}
                 else:
+                    await self._announce()
                     batch, self._due = list(self._dirty), loop.time() + self.tick_s
                 for writer in batch:
                     self._dirty.pop(writer, None)
-                await self._flush(batch)
+                if batch:
+                    await self._flush(batch)
         finally:
             self._pump = None
+
+    async def _announce(self) -> None:
+        """Wake who waits for the beat, and let each of them write before the flush."""
+        beat, self._beat, self._awaited = self._beat, asyncio.Event(), False
+        beat.set()
+        await asyncio.sleep(0)
 
     async def _pause(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()

@@ -46,10 +46,12 @@ class Relays:
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
-                    if piece.text:
-                        _put(writer, relay.feed(piece.text))
                     reason = piece.reason or reason
                     usage = piece.usage or usage
+                    if piece.text:
+                        _put(writer, relay.feed(piece.text))
+                    if piece.text and not reason:
+                        await self._outbox.beat()
             _put(writer, relay.flush())
         except HeadraceError as error:
             if writer.next_seq == generation.log.next_seq and not writer.waiting:

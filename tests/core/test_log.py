@@ -173,3 +173,22 @@ def test_the_tick_grows_with_the_open_answers(valkey: Redis) -> None:
     assert outbox.tick_s == 0.01
     outbox.writers = {object() for _ in range(1000)}  # type: ignore[assignment]
     assert outbox.tick_s == 0.04
+
+
+async def test_what_is_written_at_a_beat_leaves_with_its_flush(valkey: Redis, hub: Hub) -> None:
+    outbox = Outbox(valkey, config.Log(tick_ms=50))
+    with hub.follow("r1") as follower, outbox.writer(ref(hub)) as writer:
+        writer.text("first ")
+        await follower.read()
+        started = asyncio.get_running_loop().time()
+        await outbox.beat()
+        writer.text("second")
+        assert await follower.read() == [Text(1, "second")]
+        assert asyncio.get_running_loop().time() - started < 0.09
+
+
+async def test_a_beat_comes_when_there_is_nothing_to_flush(valkey: Redis) -> None:
+    outbox = Outbox(valkey, SETTINGS)
+    for _ in range(3):
+        async with asyncio.timeout(1):
+            await outbox.beat()
