@@ -1,0 +1,125 @@
+"""The whole product, started as its users start it, with the simulator for a model."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from loadtest.bench.bare import free_ports
+from tests.loadtest.conftest import Simulator, spawn
+
+__all__ = ["spawn"]
+
+START_S = 180
+
+
+@dataclass
+class Stack:
+    """A running `headrace serve`."""
+
+    port: int
+    data_dir: Path
+    process: "subprocess.Popen[str]"
+    backend: Simulator | None
+
+    @property
+    def url(self) -> str:
+        """Where clients reach it."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def key(self) -> str:
+        """The demo key."""
+        return (self.data_dir / "demo.key").read_text().strip()
+
+    def http(self, key: str | None = None) -> httpx2.Client:
+        """A plain client with the demo key."""
+        return httpx2.Client(base_url=self.url, headers={"authorization": f"Bearer {key or self.key}"}, timeout=60)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything below the supervisor, itself included."""
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+    def named(self, part: str) -> psutil.Process:
+        """The process whose command line holds that text."""
+        return next(process for process in self.processes() if any(part in word for word in process.cmdline()))
+
+    def headrace(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of the command line against it."""
+        command = [sys.executable, "-m", "pipeline.cli", *words, "--url", self.url, "--key", self.key]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    def until(self, look: Callable[[], object], what: str, within_s: float = 60) -> float:
+        """Wait for a true value; returns how long it took, in seconds."""
+        started = time.monotonic()
+        while time.monotonic() - started < within_s:
+            try:
+                if look():
+                    return time.monotonic() - started
+            except (httpx2.HTTPError, psutil.Error, StopIteration, OSError):
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"{what} did not come within {within_s} s")
+
+
+def start(folder: Path, backend: Simulator | None, **settings: str) -> Stack:
+    """Start a stack with its state in a folder, and wait until it is ready."""
+    (port,) = free_ports(1)
+    environ = dict(os.environ, HEADRACE_DATA_DIR=str(folder), HEADRACE_PORT=str(port), HEADRACE_STARTER_CORPUS="false", **settings)
+    if backend:
+        environ |= {"HEADRACE_GENERATOR__BASE_URL": backend.url, "HEADRACE_GENERATOR__MODEL": "sim"}
+    path = folder.parent / f"{folder.name}.log"
+    with path.open("w") as log:
+        process = subprocess.Popen([sys.executable, "-m", "pipeline.cli", "serve"], env=environ, stdout=log, stderr=log, text=True)
+    stack = Stack(port, folder, process, backend)
+    started = time.monotonic()
+    while "\nready" not in path.read_text():
+        assert process.poll() is None, path.read_text()
+        assert time.monotonic() - started < START_S, path.read_text()
+        time.sleep(0.1)
+    return stack
+
+
+def end(stack: Stack) -> list[psutil.Process]:
+    """Ctrl-C; returns what is still alive of its processes."""
+    known = stack.processes()
+    stack.process.send_signal(signal.SIGINT)
+    stack.process.wait(60)
+    gone, alive = psutil.wait_procs(known, timeout=1)
+    return alive
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short path: sockets live in it."""
+    path = Path(tempfile.mkdtemp(prefix="hr-"))
+    yield path / "data"
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def upstream(spawn: Callable[..., Simulator]) -> Simulator:
+    """A simulator that writes 50 tokens, 20 ms apart."""
+    return spawn("--ttft-ms", "50", "--itl-ms", "20", "--tokens", "50")
+
+
+@pytest.fixture(scope="session")
+def stack(upstream: Simulator) -> Iterator[Stack]:
+    """One stack for all tests that leave it as it was."""
+    path = Path(tempfile.mkdtemp(prefix="hr-"))
+    running = start(path / "data", upstream)
+    yield running
+    alive = end(running)
+    shutil.rmtree(path, ignore_errors=True)
+    assert alive == []
