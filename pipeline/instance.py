@@ -41,7 +41,8 @@ class Card:
 class Instance:
     """One running headrace on one data folder; the lock goes with the process, however it ends."""
 
-    def __init__(self, data_dir: Path, url: str):
+    def __init__(self, data_dir: Path, url: str, *, adopt: bool = False):
+        """With `adopt`, orphans of the instance come to this process, and every descendant of this process belongs to it."""
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         data_dir.chmod(0o700)
         self.data_dir = data_dir.resolve()
@@ -55,7 +56,9 @@ class Instance:
         short.symlink_to(run)
         self.card = Card(mark, os.getpid(), psutil.Process().create_time(), str(short), url)
         self._write()
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans come to us, so they can be found and reaped
+        self._root = psutil.Process() if adopt else None
+        if adopt:
+            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     @property
     def folder(self) -> Path:
@@ -74,7 +77,7 @@ class Instance:
 
     def sweep(self, spare: Collection[int] = ()) -> list[str]:
         """Kill every process of this instance but `spare`, orphans that came to us included; their names."""
-        return _sweep(self.card.mark, spare, psutil.Process())
+        return _sweep(self.card.mark, spare, self._root)
 
     def close(self) -> list[str]:
         """Kill what is left and give the data folder free; the names of what had to be killed."""

@@ -72,7 +72,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._stopping.set)
         if not vacant(self._settings.host, self._settings.port):
             self._refuse_port()
-        self._instance = Instance(self._settings.data_dir, self._settings.base_url)
+        self._instance = Instance(self._settings.data_dir, self._settings.base_url, adopt=True)
         if self._instance.stragglers:
             self._steps.say(f"ended {len(self._instance.stragglers)} processes of an instance that died")
         try:
