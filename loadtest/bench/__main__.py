@@ -14,8 +14,8 @@ from rich.console import Console
 
 from loadtest.bench.bare import Bare
 from loadtest.bench.headrace import CASES, LAPTOP, Headrace
-from loadtest.bench.measure import Meter, Run, Windows
-from loadtest.bench.processes import obey_sigterm
+from loadtest.bench.measure import Failed, Meter, Run, Windows
+from loadtest.bench.processes import Stuck, obey_sigterm
 from loadtest.bench.report import compare, document, show
 from loadtest.bench.targets import Direct, Endpoint, Running, Target
 from loadtest.bench.upstream import Pace, Upstream, simulated
@@ -79,12 +79,11 @@ def targets(options: argparse.Namespace, data: Path) -> list[Target]:
     return [known[name] for name in names]
 
 
-async def bench(options: argparse.Namespace, console: Console) -> list[Run]:
-    """Measure every target in every repetition, each alone."""
+async def bench(options: argparse.Namespace, console: Console, runs: list[Run]) -> None:
+    """Measure every target in every repetition, each alone, and add what was found to `runs`."""
     obey_sigterm()
     pace = Pace(options.ttft_ms, options.itl_ms, options.tokens)
     windows = replace(QUICK if options.quick else Windows(), spread=options.spread)
-    runs: list[Run] = []
     repeat = 1 if options.quick else options.repeat
     with console.status("starting") as status:
         async with AsyncExitStack() as stack:
@@ -93,15 +92,14 @@ async def bench(options: argparse.Namespace, console: Console) -> list[Run]:
             upstream = await stack.enter_async_context(simulated(pace, options.sim_port))
             for number in range(1, repeat + 1):
                 prefix = f"repetition {number} of {repeat}, "
-                repetition: list[Run] = []
+                first = len(runs)
                 for target in chosen:
                     status.update(f"{prefix}starting {target.name}")
-                    repetition += await _measure(target, upstream, pace, windows, lambda text, p=prefix: status.update(p + text))
-                compare(repetition)
-                runs += repetition
-                for run in repetition:
-                    console.log(_line(run), highlight=False)
-    return runs
+                    found = await _measure(target, upstream, pace, windows, lambda text, p=prefix: status.update(p + text))
+                    runs += found
+                    compare(runs[first:])
+                    for run in found:
+                        console.log(_line(run), highlight=False)
 
 
 async def _measure(target: Target, upstream: Upstream, pace: Pace, windows: Windows, say: Callable[[str], None]) -> list[Run]:
@@ -121,22 +119,27 @@ def _line(run: Run) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; the exit code is 1 when a run was invalid, 130 when it was stopped."""
+    """Run the benchmark; the exit code is 1 when a run failed or was invalid, 130 when it was stopped."""
     options = arguments().parse_args(argv)
     console = Console()
     pace = Pace(options.ttft_ms, options.itl_ms, options.tokens)
     setting = {**facts(), "pace": asdict(pace), "repeat": options.repeat, "quick": options.quick, "spread": options.spread}
+    runs: list[Run] = []
+    code = 0
     try:
-        runs = asyncio.run(bench(options, console))
+        asyncio.run(bench(options, console, runs))
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("stopped")
-        return STOPPED
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(document(runs, setting), indent=1))
-    title = f"TTFT {pace.ttft_ms:g} ms, {pace.itl_ms:g} ms between tokens, {pace.tokens} tokens"
-    show(console, runs, title)
-    console.print(f"all figures: {options.json}", highlight=False)
-    return 1 if any(run.faults for run in runs) else 0
+        code = STOPPED
+    except (Stuck, Failed) as error:
+        console.print(str(error), style="red", highlight=False, markup=False)
+        code = 1
+    if runs:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(document(runs, setting), indent=1))
+        show(console, runs, f"TTFT {pace.ttft_ms:g} ms, {pace.itl_ms:g} ms between tokens, {pace.tokens} tokens")
+        console.print(f"all figures: {options.json}", highlight=False)
+    return code or int(any(run.faults for run in runs))
 
 
 if __name__ == "__main__":

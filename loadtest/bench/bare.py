@@ -10,21 +10,31 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import sample
 
 from loadtest.bench.processes import launch, stop
 from loadtest.bench.targets import Case, Endpoint
+
+RESERVED = range(20_000, 29_000)
+"""Below the ephemeral ports, of which Ray's own processes take dozens while they start."""
 
 START_S = 120.0
 """Ray and Serve take about ten seconds on two idle cores."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports nobody listens on right now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Return ports nobody listens on right now, and that the system hands to nobody by itself."""
+    found: list[int] = []
+    for port in sample(RESERVED, len(RESERVED)):
+        if len(found) == count:
+            break
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found.append(port)
+    return found
 
 
 def flags(folder: Path) -> dict[str, str]:

@@ -9,13 +9,19 @@ from dataclasses import asdict, dataclass, field
 import orjson
 
 from loadtest.bench.driver import Job, Result
-from loadtest.bench.processes import Spent, Tree, elapsed
+from loadtest.bench.processes import Spent, Tree, busy_s, elapsed
 from loadtest.bench.targets import Case, Endpoint
 from loadtest.bench.upstream import Pace, Upstream
 from loadtest.figures import percentile
 
 BUSY = 0.9
 """A load generator or simulator that used more of a core than this was itself the bottleneck."""
+
+FOREIGN = 0.3
+"""Of a core: when other processes used more than this, a run says too little about the target."""
+
+DIRECT = "simulator"
+"""The case every other one is compared with."""
 
 CROWDS = (50, 100)
 UNARY_CLIENTS = 64
@@ -44,8 +50,8 @@ class Run:
     """Why this run does not count; empty when it does."""
 
 
-Sample = tuple[dict[int, Spent], dict[int, Spent]]
-"""CPU times of the target's processes and of the simulator's."""
+Sample = tuple[dict[int, Spent], dict[int, Spent], float]
+"""CPU times of the target's processes, of the simulator's, and of all processes of the machine."""
 
 
 class Failed(RuntimeError):
@@ -125,19 +131,24 @@ class Meter:
     async def _phase(self, name: str, job: Job, used: dict[str, float]) -> Result:
         self._say(f"{self._case.label}: {name}")
         result, before, after = await self._drive(job)
+        target = elapsed(before[0], after[0])
         if self._tree is not None:
-            used["cpu_s"] = elapsed(before[0], after[0])
+            used["cpu_s"] = target
         simulator = elapsed(before[1], after[1]) / result.window_s
+        foreign = (after[2] - before[2] - target) / result.window_s - simulator - result.cpu_share
         faults = [f"{name}: {count} times {reason}" for reason, count in result.failures.items()]
         if max(result.cpu_share, simulator) > BUSY:
             faults.append(f"{name}: load generator {result.cpu_share:.0%}, simulator {simulator:.0%} of a core")
+        if foreign > FOREIGN and (self._tree is not None or self._case.label == DIRECT):
+            faults.append(f"{name}: other processes used {foreign:.0%} of a core")
         self._run.faults += faults
         self._run.figures[f"client_cpu {name}"] = result.cpu_share
         self._run.figures[f"simulator_cpu {name}"] = simulator
+        self._run.figures[f"foreign_cpu {name}"] = foreign
         return result
 
     def _sample(self) -> Sample:
-        return (self._tree.spent() if self._tree is not None else {}, self._simulator.spent())
+        return (self._tree.spent() if self._tree is not None else {}, self._simulator.spent(), busy_s())
 
     async def _drive(self, job: Job) -> tuple[Result, Sample, Sample]:
         command = [sys.executable, "-m", "loadtest.bench.driver", orjson.dumps(asdict(job)).decode()]

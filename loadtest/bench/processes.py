@@ -177,6 +177,12 @@ def elapsed(before: Mapping[int, Spent], after: Mapping[int, Spent]) -> float:
     return total
 
 
+def busy_s() -> float:
+    """Return the CPU seconds all processes of the machine have used since it started."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system + times.irq + times.softirq
+
+
 def _name(process: psutil.Process) -> str:
     words = process.cmdline() or [process.name()]
     if words[0].startswith("ray::"):

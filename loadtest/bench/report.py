@@ -8,10 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.bench.measure import CROWDS, UNARY_CLIENTS, Run
+from loadtest.bench.measure import CROWDS, DIRECT, UNARY_CLIENTS, Run
 from loadtest.figures import Spread
-
-DIRECT = "simulator"
 
 
 @dataclass(frozen=True, slots=True)

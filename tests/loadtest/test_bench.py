@@ -165,8 +165,12 @@ def test_the_command_line_knows_its_targets(tmp_path: Path) -> None:
 def test_the_bench_of_the_simulator_runs_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(bench.__file__).parents[2])
     pace = ["--ttft-ms", "5", "--itl-ms", "5", "--tokens", "10"]
-    assert bench.main(["--quick", "--only", "simulator", "--json", str(tmp_path / "bench.json"), *pace]) == 0
-    medians = json.loads((tmp_path / "bench.json").read_text())["medians"]["simulator"]
+    code = bench.main(["--quick", "--only", "simulator", "--json", str(tmp_path / "bench.json"), *pace])
+    found = json.loads((tmp_path / "bench.json").read_text())
+    faults = found["runs"][0]["faults"]
+    assert code == bool(faults)
+    assert all("other processes" in fault for fault in faults)
+    medians = found["medians"]["simulator"]
     assert medians["tokens_share_100"]["median"] == 100
     assert medians["single_ttft_ms"]["median"] >= 4.5
 
