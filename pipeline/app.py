@@ -18,17 +18,17 @@ from deployments.worker.service import Worker
 from pipeline.citations import cite
 from pipeline.flow import Flow
 from pipeline.jobs import Ingest
-from pipeline.scaling import options
+from pipeline.scaling import ingress, stage
 
 
 def build(settings: Settings) -> Application:
     """The application for some settings; `serve run pipeline.app:build` calls it, and so does a Serve config file."""
-    embeds = EmbedderClient(Embedder.options(**options("embedder", settings.embedder.scaling)).bind(settings))
-    retrieves = RetrieverClient(Retriever.options(**options("retriever", settings.retriever.scaling)).bind(settings))
-    routes = RouterClient(Router.options(**options("router", settings.router.scaling)).bind(settings))
-    generates = GeneratorClient(Generator.options(**options("generator", settings.generator.stage)).bind(settings, cite))
-    works = WorkerClient(Worker.options(**options("worker", settings.worker.scaling)).bind(settings, Ingest(settings, embeds, retrieves)))
+    embeds = EmbedderClient(stage(Embedder, "embedder", settings.embedder.scaling).bind(settings))
+    retrieves = RetrieverClient(stage(Retriever, "retriever", settings.retriever.scaling).bind(settings))
+    routes = RouterClient(stage(Router, "router", settings.router.scaling).bind(settings))
+    generates = GeneratorClient(stage(Generator, "generator", settings.generator.stage).bind(settings, cite))
+    works = WorkerClient(stage(Worker, "worker", settings.worker.scaling).bind(settings, Ingest(settings, embeds, retrieves)))
 
     flow = Flow(settings, embeds, retrieves, routes, generates)
     stages = Stages(embeds, retrieves, all=(embeds, retrieves, routes, generates, works))
-    return Gateway.options(**options("gateway", settings.gateway.scaling)).bind(settings, stages, flow)
+    return stage(ingress(Gateway), "gateway", settings.gateway.scaling).bind(settings, stages, flow)

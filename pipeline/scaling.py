@@ -1,23 +1,32 @@
-"""How each stage scales, in the words of Serve."""
+"""A stage as Serve deploys it: its name, its autoscaling, its queue."""
 
-from typing import Any
+from typing import cast
+
+from ray import serve
+from ray.serve import Deployment
 
 from deployments.core.config import Scaling
 
 
-def options(name: str, scaling: Scaling) -> dict[str, Any]:
-    """Deployment options of a stage: its autoscaling, its queue, and health checks that notice a dead replica within seconds."""
-    return {
-        "name": name,
-        "max_ongoing_requests": scaling.max_ongoing,
-        "max_queued_requests": scaling.max_queued,
-        "ray_actor_options": {"num_cpus": scaling.num_cpus},
-        "logging_config": {"enable_access_log": False, "encoding": "JSON"},
-        "health_check_period_s": 2,
-        "health_check_timeout_s": 10,
-        "graceful_shutdown_wait_loop_s": 0.5,
-        "graceful_shutdown_timeout_s": 20,
-        "autoscaling_config": {
+def ingress(kind: type) -> type:
+    """A service class that builds an HTTP application, as the ingress of the Serve application."""
+    return cast(type, serve.ingress()(kind))
+
+
+def stage(kind: type, name: str, scaling: Scaling) -> Deployment:
+    """A deployment of a service class that scales on its own; health checks notice a dead replica within seconds."""
+    deployment = cast(Deployment, serve.deployment(kind))
+    return deployment.options(
+        name=name,
+        max_ongoing_requests=scaling.max_ongoing,
+        max_queued_requests=scaling.max_queued,
+        ray_actor_options={"num_cpus": scaling.num_cpus},
+        logging_config={"enable_access_log": False, "encoding": "JSON"},
+        health_check_period_s=2,
+        health_check_timeout_s=10,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=20,
+        autoscaling_config={
             "min_replicas": scaling.min_replicas,
             "max_replicas": scaling.max_replicas,
             "target_ongoing_requests": scaling.target_ongoing,
@@ -26,4 +35,4 @@ def options(name: str, scaling: Scaling) -> dict[str, Any]:
             "metrics_interval_s": 1,
             "look_back_period_s": 5,
         },
-    }
+    )

@@ -1,24 +1,22 @@
 """Calling another stage: one place where what Ray raises becomes an error of ours."""
 
 import asyncio
-from typing import TypeVar, cast
+from typing import Any, cast
 
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
-from ray.serve.handle import DeploymentResponse
+from ray.serve.handle import DeploymentResponse, DeploymentResponseGenerator
 
 from deployments.core.errors import HeadraceError, Overloaded
 
-Result = TypeVar("Result")
 
-
-async def call(response: "DeploymentResponse[Result]") -> Result:
-    """The result of a call; cancelling this cancels the call.
+async def call(response: DeploymentResponse[Any] | DeploymentResponseGenerator[Any]) -> Any:
+    """The result of a unary call; cancelling this cancels the call.
 
     Raises what the stage raised where that is a HeadraceError, and Overloaded where no replica took or finished the call.
     """
     try:
-        return cast(Result, await response)
+        return await cast(DeploymentResponse[Any], response)
     except asyncio.CancelledError:
         response.cancel()
         raise

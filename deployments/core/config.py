@@ -21,31 +21,31 @@ class Section(BaseModel):
 class Scaling(Section):
     """How one stage scales: bounds, and the ongoing requests a replica should carry."""
 
-    min_replicas: int = Field(1, ge=0, description="Replicas that stay when nothing is asked.")
-    max_replicas: int = Field(1, ge=1, description="Replicas at most.")
-    target_ongoing: float = Field(2, gt=0, description="Ongoing requests per replica that the autoscaler aims at.")
-    max_ongoing: int = Field(100, ge=1, description="Requests a replica takes at once; more wait at the caller.")
-    max_queued: int = Field(-1, ge=-1, description="Requests that may wait at one caller; -1 is no bound.")
-    upscale_delay_s: float = Field(3, ge=0, description="How long more replicas must be wanted before they come.")
-    downscale_delay_s: float = Field(60, ge=0, description="How long fewer must be enough before one goes.")
-    num_cpus: float = Field(0.1, ge=0, description="CPUs reserved per replica when placing it; not a limit.")
+    min_replicas: int = Field(default=1, ge=0, description="Replicas that stay when nothing is asked.")
+    max_replicas: int = Field(default=1, ge=1, description="Replicas at most.")
+    target_ongoing: float = Field(default=2, gt=0, description="Ongoing requests per replica that the autoscaler aims at.")
+    max_ongoing: int = Field(default=100, ge=1, description="Requests a replica takes at once; more wait at the caller.")
+    max_queued: int = Field(default=-1, ge=-1, description="Requests that may wait at one caller; -1 is no bound.")
+    upscale_delay_s: float = Field(default=3, ge=0, description="How long more replicas must be wanted before they come.")
+    downscale_delay_s: float = Field(default=60, ge=0, description="How long fewer must be enough before one goes.")
+    num_cpus: float = Field(default=0.1, ge=0, description="CPUs reserved per replica when placing it; not a limit.")
 
 
 class Gateway(Section):
     """The HTTP edge of the application and the bounds of a request."""
 
     scaling: Scaling = Scaling(max_ongoing=1024, target_ongoing=200)
-    max_body_bytes: int = Field(1 << 20, ge=1024, description="Largest body of a request that is not an upload.")
-    max_upload_bytes: int = Field(32 << 20, ge=1024, description="Largest file that may be ingested.")
-    max_messages: int = Field(512, ge=1, description="Messages in one request.")
-    max_tokens: int = Field(4096, ge=1, description="Largest answer a request may ask for.")
-    max_streams: int = Field(900, ge=1, description="Answers one replica writes at once; more get 503.")
-    deadline_s: float = Field(300, gt=0, description="Longest life of one answer.")
-    keep_alive_s: float = Field(10, gt=0, description="Pause after which an idle stream gets an SSE comment.")
-    send_timeout_s: float = Field(30, gt=0, description="How long one write may wait for a slow reader before the stream is cut.")
-    session_ttl_s: int = Field(12 * 3600, ge=60, description="Life of the browser session of the document page.")
+    max_body_bytes: int = Field(default=1 << 20, ge=1024, description="Largest body of a request that is not an upload.")
+    max_upload_bytes: int = Field(default=32 << 20, ge=1024, description="Largest file that may be ingested.")
+    max_messages: int = Field(default=512, ge=1, description="Messages in one request.")
+    max_tokens: int = Field(default=4096, ge=1, description="Largest answer a request may ask for.")
+    max_streams: int = Field(default=900, ge=1, description="Answers one replica writes at once; more get 503.")
+    deadline_s: float = Field(default=300, gt=0, description="Longest life of one answer.")
+    keep_alive_s: float = Field(default=10, gt=0, description="Pause after which an idle stream gets an SSE comment.")
+    send_timeout_s: float = Field(default=30, gt=0, description="How long one write may wait for a slow reader before the stream is cut.")
+    session_ttl_s: int = Field(default=12 * 3600, ge=60, description="Life of the browser session of the document page.")
     key_cache_s: float = Field(
-        1.0, ge=0, description="How long a verified key is trusted without asking SQL; bounds how late a revocation is seen."
+        default=1.0, ge=0, description="How long a verified key is trusted without asking SQL; bounds how late a revocation is seen."
     )
 
 
@@ -53,21 +53,23 @@ class Embedder(Section):
     """The sentence-transformers model."""
 
     scaling: Scaling = Scaling(max_ongoing=128, target_ongoing=8, max_replicas=2)
-    model: str = Field("embedded", description="`embedded` is all-MiniLM-L6-v2 from its wheel; else a sentence-transformers path or name.")
-    max_batch: int = Field(32, ge=1, description="Texts encoded at once.")
-    batch_wait_ms: float = Field(2, ge=0, description="How long a query waits for others to share its batch.")
-    cache_entries: int = Field(4096, ge=0, description="Query vectors kept per replica.")
+    model: str = Field(
+        default="embedded", description="`embedded` is all-MiniLM-L6-v2 from its wheel; else a sentence-transformers path or name."
+    )
+    max_batch: int = Field(default=32, ge=1, description="Texts encoded at once.")
+    batch_wait_ms: float = Field(default=2, ge=0, description="How long a query waits for others to share its batch.")
+    cache_entries: int = Field(default=4096, ge=0, description="Query vectors kept per replica.")
 
 
 class Retriever(Section):
     """Hybrid search over one Lance table per vector store."""
 
     scaling: Scaling = Scaling(max_ongoing=64, target_ongoing=8, max_replicas=2)
-    open_tables: int = Field(64, ge=1, description="Tables one replica keeps open; the least recently used is closed.")
-    candidates: int = Field(30, ge=1, description="Passages each of the two searches contributes to the fusion.")
-    min_similarity: float = Field(0.35, ge=-1, le=1, description="Cosine under which a passage is not relevant.")
-    limit: int = Field(4, ge=1, le=50, description="Passages in a prompt.")
-    chunk_tokens: int = Field(200, ge=32, le=512, description="Longest passage, in tokens of the embedder.")
+    open_tables: int = Field(default=64, ge=1, description="Tables one replica keeps open; the least recently used is closed.")
+    candidates: int = Field(default=30, ge=1, description="Passages each of the two searches contributes to the fusion.")
+    min_similarity: float = Field(default=0.35, ge=-1, le=1, description="Cosine under which a passage is not relevant.")
+    limit: int = Field(default=4, ge=1, le=50, description="Passages in a prompt.")
+    chunk_tokens: int = Field(default=200, ge=32, le=512, description="Longest passage, in tokens of the embedder.")
 
 
 class Router(Section):
@@ -80,17 +82,17 @@ class Generator(Section):
     """The model backend: embedded llama.cpp, or any OpenAI-compatible endpoint when `base_url` is set."""
 
     scaling: Scaling = Scaling(max_ongoing=256, target_ongoing=32, max_replicas=2, max_queued=256)
-    base_url: str | None = Field(None, description="An OpenAI-compatible endpoint, such as http://127.0.0.1:9000/v1.")
-    model: str = Field("smollm2-135m-instruct", description="Model name sent to the backend.")
-    api_key: SecretStr = Field(SecretStr("none"), description="Bearer key of the backend.")
-    gguf: Path | None = Field(None, description="A GGUF file for the embedded backend instead of SmolLM2.")
-    slots: int = Field(4, ge=1, description="Answers the embedded backend writes at once.")
-    slot_tokens: int = Field(2048, ge=512, description="Context of one slot: prompt and answer.")
-    context_tokens: int = Field(900, ge=0, description="Tokens of the prompt that passages may take.")
-    default_max_tokens: int = Field(256, ge=1, description="Length of an answer where the request names none.")
-    connect_timeout_s: float = Field(5, gt=0, description="How long connecting to the backend may take.")
-    first_token_timeout_s: float = Field(60, gt=0, description="Longest wait for the backend's first token.")
-    inter_token_timeout_s: float = Field(30, gt=0, description="Longest pause between two tokens.")
+    base_url: str | None = Field(default=None, description="An OpenAI-compatible endpoint, such as http://127.0.0.1:9000/v1.")
+    model: str = Field(default="smollm2-135m-instruct", description="Model name sent to the backend.")
+    api_key: SecretStr = Field(default=SecretStr("none"), description="Bearer key of the backend.")
+    gguf: Path | None = Field(default=None, description="A GGUF file for the embedded backend instead of SmolLM2.")
+    slots: int = Field(default=4, ge=1, description="Answers the embedded backend writes at once.")
+    slot_tokens: int = Field(default=2048, ge=512, description="Context of one slot: prompt and answer.")
+    context_tokens: int = Field(default=900, ge=0, description="Tokens of the prompt that passages may take.")
+    default_max_tokens: int = Field(default=256, ge=1, description="Length of an answer where the request names none.")
+    connect_timeout_s: float = Field(default=5, gt=0, description="How long connecting to the backend may take.")
+    first_token_timeout_s: float = Field(default=60, gt=0, description="Longest wait for the backend's first token.")
+    inter_token_timeout_s: float = Field(default=30, gt=0, description="Longest pause between two tokens.")
 
     @property
     def stage(self) -> Scaling:
@@ -105,31 +107,33 @@ class Worker(Section):
     """Background jobs."""
 
     scaling: Scaling = Scaling(max_ongoing=16, target_ongoing=4)
-    poll_s: float = Field(1.0, gt=0, description="Pause between two looks for work when nothing wakes the worker.")
-    lease_s: float = Field(60, gt=0, description="How long a job stays with a worker that gives no sign of life.")
-    max_attempts: int = Field(3, ge=1, description="Times a job is tried before it is given up.")
+    poll_s: float = Field(default=1.0, gt=0, description="Pause between two looks for work when nothing wakes the worker.")
+    lease_s: float = Field(default=60, gt=0, description="How long a job stays with a worker that gives no sign of life.")
+    max_attempts: int = Field(default=3, ge=1, description="Times a job is tried before it is given up.")
 
 
 class Log(Section):
     """The response log."""
 
-    tick_ms: float = Field(10, gt=0, description="Pause between two flushes of a replica's deltas; a first delta does not wait.")
-    max_tick_ms: float = Field(40, gt=0, description="The tick under load: it grows with the number of open answers.")
-    record: bool = Field(True, description="Keep the deltas of a running answer in Valkey, not only push them.")
-    ttl_s: int = Field(600, ge=1, description="Life of a recorded log after its last delta.")
-    max_lag_bytes: int = Field(256 << 10, ge=1024, description="Text a slow follower may leave unread before it is cut.")
-    stall_s: float = Field(10, gt=0, description="How long deltas are held while Valkey is away.")
+    tick_ms: float = Field(default=10, gt=0, description="Pause between two flushes of a replica's deltas; a first delta does not wait.")
+    max_tick_ms: float = Field(default=40, gt=0, description="The tick under load: it grows with the number of open answers.")
+    record: bool = Field(default=True, description="Keep the deltas of a running answer in Valkey, not only push them.")
+    ttl_s: int = Field(default=600, ge=1, description="Life of a recorded log after its last delta.")
+    max_lag_bytes: int = Field(default=256 << 10, ge=1024, description="Text a slow follower may leave unread before it is cut.")
+    stall_s: float = Field(default=10, gt=0, description="How long deltas are held while Valkey is away.")
 
 
 class Node(Section):
     """What `headrace serve` starts beside the app: Ray, Valkey and the edge."""
 
-    num_cpus: int = Field(8, ge=1, description="CPUs Ray may give to replicas; a number to share out, not what the machine has.")
-    object_store_bytes: int = Field(100_000_000, ge=80_000_000, description="Ray's object store; the stages pass little through it.")
-    valkey_bytes: int = Field(256 << 20, ge=1 << 20, description="Memory of the embedded Valkey; a write over it is refused.")
-    max_connections: int = Field(12_000, ge=16, description="Connections the edge holds at once.")
-    receipt_s: float = Field(5, gt=0, description="Time a client has to send its header, and again the start of its body.")
-    drain_s: float = Field(5, ge=0, description="How long open answers may go on after Ctrl-C.")
+    num_cpus: int = Field(default=8, ge=1, description="CPUs Ray may give to replicas; a number to share out, not what the machine has.")
+    object_store_bytes: int = Field(
+        default=100_000_000, ge=80_000_000, description="Ray's object store; the stages pass little through it."
+    )
+    valkey_bytes: int = Field(default=256 << 20, ge=1 << 20, description="Memory of the embedded Valkey; a write over it is refused.")
+    max_connections: int = Field(default=12_000, ge=16, description="Connections the edge holds at once.")
+    receipt_s: float = Field(default=5, gt=0, description="Time a client has to send its header, and again the start of its body.")
+    drain_s: float = Field(default=5, ge=0, description="How long open answers may go on after Ctrl-C.")
 
 
 class Settings(BaseSettings):
@@ -137,14 +141,16 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="HEADRACE_", env_nested_delimiter="__")
 
-    data_dir: Path = Field(Path(".headrace"), description="State: SQL, index, keys, logs, sockets.")
-    host: str = Field("127.0.0.1", description="Address the edge listens on.")
-    port: int = Field(8000, ge=1, le=65535, description="Port the edge listens on.")
-    public_url: str | None = Field(None, description="How clients reach us; citation links start with it. Default: http://host:port.")
-    sql_url: SecretStr | None = Field(None, description="SQLAlchemy URL; default: SQLite in data_dir.")
-    valkey_url: SecretStr | None = Field(None, description="Valkey or Redis; default: an embedded Valkey in data_dir.")
-    pepper: SecretStr | None = Field(None, description="Secret that API keys are hashed with; default: a key file in data_dir.")
-    starter_corpus: bool = Field(True, description="Ingest the starter corpus at the first start.")
+    data_dir: Path = Field(default=Path(".headrace"), description="State: SQL, index, keys, logs, sockets.")
+    host: str = Field(default="127.0.0.1", description="Address the edge listens on.")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port the edge listens on.")
+    public_url: str | None = Field(
+        default=None, description="How clients reach us; citation links start with it. Default: http://host:port."
+    )
+    sql_url: SecretStr | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in data_dir.")
+    valkey_url: SecretStr | None = Field(default=None, description="Valkey or Redis; default: an embedded Valkey in data_dir.")
+    pepper: SecretStr | None = Field(default=None, description="Secret that API keys are hashed with; default: a key file in data_dir.")
+    starter_corpus: bool = Field(default=True, description="Ingest the starter corpus at the first start.")
     gateway: Gateway = Gateway()
     embedder: Embedder = Embedder()
     retriever: Retriever = Retriever()

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import msgspec
 from redis.asyncio import Redis
@@ -77,7 +77,6 @@ class Follower:
         ready, self._ready, self._lag_bytes = self._ready, [], 0
         return ready
 
-
     def nudge(self) -> None:
         """Make a read that waits return nothing."""
         if self._arrival and not self._arrival.done():
@@ -94,7 +93,7 @@ class Hub:
         self._followers: dict[str, Follower] = {}
         self._subscribed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._stops: set[asyncio.Task[int]] = set()
+        self._stops: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin to listen, in a task of its own."""
@@ -117,7 +116,7 @@ class Hub:
             raise Overloaded("the response log is not available", retry_after_s=1) from None
 
     @contextlib.contextmanager
-    def follow(self, response_id: str) -> Iterator[Follower]:
+    def follow(self, response_id: str) -> Generator[Follower]:
         """A follower from the first delta on, for as long as the context lasts."""
         follower = self._followers[response_id] = Follower(self._settings.max_lag_bytes)
         try:

@@ -11,7 +11,7 @@ have already seen.
 import asyncio
 import logging
 from collections import defaultdict
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -31,6 +31,9 @@ RETRY_S = 0.05
 
 _STREAMS_PER_TICK = 25
 """Open answers that one base tick serves; with more the tick grows in proportion, so the cost of flushing stays flat."""
+
+Entries = list[tuple[bytes, dict[bytes, bytes]]]
+"""What Valkey answers of a stream: ids and fields."""
 
 Batch = tuple[str, int, list[Delta]]
 """What is pushed for one response: its id, the writer's epoch, and the deltas."""
@@ -298,7 +301,7 @@ class Outbox:
         """Queue what the record does not hold yet; its place in the pipeline, None where the record holds everything."""
         name = stream_key(writer.ref)
         if writer.recorded is None:  # Valkey was away: it may have kept everything, something or nothing
-            newest = await self._valkey.xrevrange(name, count=1)
+            newest = cast(Entries, await self._valkey.xrevrange(name, count=1))
             writer.recorded = int(newest[0][0].split(b"-")[1]) if newest else 0
         new = [delta for delta in deltas if delta.seq >= (writer.recorded or 0)]
         if not new:
@@ -337,5 +340,5 @@ def _judge(writer: Writer, reply: object) -> None:
 
 async def read(valkey: Redis, ref: LogRef, after: int = -1) -> list[Delta]:
     """The recorded deltas with a number over `after`; [] where nothing is recorded."""
-    entries = await valkey.xrange(stream_key(ref))
+    entries = cast(Entries, await valkey.xrange(stream_key(ref)))
     return [delta for _, fields in entries for delta in _decode(fields[b"d"]) if delta.seq > after]

@@ -20,7 +20,6 @@ IDLE_WAIT_S = 0.05
 """How long a slice of bulk work lets queries go first; then it runs beside them, so that it ends under any load."""
 
 
-@serve.deployment
 class Embedder:
     """Implements Embeds on the far side of a handle."""
 

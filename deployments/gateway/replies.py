@@ -7,7 +7,7 @@ once there is something to answer with, so what fails before that is a real erro
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from types import TracebackType
 
 from starlette.responses import Response
@@ -31,7 +31,7 @@ _STREAM_HEADERS = [
 
 
 @contextlib.asynccontextmanager
-async def answering(parts: Context, turn: Turn) -> AsyncIterator[Follower]:
+async def answering(parts: Context, turn: Turn) -> AsyncGenerator[Follower]:
     """Run the flow for a turn and follow its log; leaving the context ends what still runs.
 
     Raises Overloaded where this replica writes as many answers as it may, or can't reach the response log.
@@ -94,7 +94,7 @@ class Client:
 
 
 @contextlib.contextmanager
-def nudging(follower: Follower, every_s: float) -> Iterator[None]:
+def nudging(follower: Follower, every_s: float) -> Generator[None]:
     """Wake a waiting follower at a beat in which nothing has come; one timer a stream is cheaper than one a read."""
     loop = asyncio.get_running_loop()
     seen = -1
@@ -115,7 +115,7 @@ def nudging(follower: Follower, every_s: float) -> Iterator[None]:
 async def _first(follower: Follower) -> list[Delta]:
     """The deltas up to and with the first that says something; raises Broken where that is a failure."""
     while True:
-        deltas = [delta for delta in await follower.read() if not isinstance(delta, Opened)]
+        deltas: list[Delta] = [delta for delta in await follower.read() if not isinstance(delta, Opened)]
         if deltas and isinstance(deltas[0], Failed):
             raise Broken(deltas[0])
         if deltas:

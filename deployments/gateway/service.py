@@ -1,7 +1,5 @@
 """The gateway as a Serve deployment: the ingress of the application."""
 
-from ray import serve
-
 from deployments.core.config import Settings
 from deployments.core.follow import Hub
 from deployments.core.keys import Keys
@@ -12,8 +10,6 @@ from deployments.gateway.app import build_app
 from deployments.gateway.context import Answers, App, Context, Stages
 
 
-@serve.deployment
-@serve.ingress()
 class Gateway:
     """Builds the HTTP application over a flow and the near sides of the other stages."""
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -31,7 +31,7 @@ class Backend:
         http = DefaultAioHttpClient(timeout=timeout, follow_redirects=False)
         self._client = AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=timeout, http_client=http)
 
-    async def stream(self, messages: tuple[Message, ...], sampling: Sampling, deadline_s: float) -> AsyncIterator[Piece]:
+    async def stream(self, messages: tuple[Message, ...], sampling: Sampling, deadline_s: float) -> AsyncGenerator[Piece]:
         """The pieces of one answer, the last with `done`.
 
         Raises ContextTooLong, InvalidRequest, Overloaded, BackendFailed or DeadlineExceeded.
@@ -39,18 +39,17 @@ class Backend:
         """
         loop = asyncio.get_running_loop()
         last = loop.time() + deadline_s
-        request = self._request(messages, sampling)
+        first = min(last, loop.time() + self._settings.first_token_timeout_s)
+        request, reader = self._request(messages, sampling), EventReader()
         try:
-            async with Patience(min(last, loop.time() + self._settings.first_token_timeout_s)) as limit:
-                async with self._open(request) as response:
-                    reader = EventReader()
-                    async for received in response.iter_bytes():
-                        piece = reader.feed(received)
-                        yield piece
-                        if piece.done:
-                            return
-                        if piece.text:
-                            limit.until = min(last, loop.time() + self._settings.inter_token_timeout_s)
+            async with Patience(first) as limit, self._open(request) as response:
+                async for received in response.iter_bytes():
+                    piece = reader.feed(received)
+                    yield piece
+                    if piece.done:
+                        return
+                    if piece.text:
+                        limit.until = min(last, loop.time() + self._settings.inter_token_timeout_s)
         except openai.APIStatusError as error:
             raise _refused(error) from error
         except openai.APIConnectionError as error:
@@ -63,7 +62,7 @@ class Backend:
         raise BackendFailed("the model backend ended its answer too early")
 
     @asynccontextmanager
-    async def _open(self, request: dict[str, Any]) -> AsyncIterator[AsyncAPIResponse[Any]]:
+    async def _open(self, request: dict[str, Any]) -> AsyncGenerator[AsyncAPIResponse[Any]]:
         """The response to a request; a kept connection that the backend had closed costs one more try."""
         calls = self._client.chat.completions.with_streaming_response
         async with AsyncExitStack() as stack:

@@ -6,10 +6,12 @@ as long as the pipe to its parent.
 
 import importlib.metadata
 import json
+import os
 import secrets
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO, Any, cast
 
 from deployments.core import config
 from deployments.core.config import environment
@@ -33,12 +35,14 @@ class LlamaServer:
         task = {"gguf": str(find_model(settings)), "slots": settings.slots, "slot_tokens": settings.slot_tokens, "key": self.api_key}
         command = [sys.executable, "-m", "deployments.generator.llama"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment(OMP_NUM_THREADS="")
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment(OMP_NUM_THREADS=""),
         )
-        assert self._process.stdin and self._process.stdout  # noqa: S101 - both are pipes
-        self._process.stdin.write(json.dumps(task) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        line = self._introduce(json.dumps(task))
         if not line:
             raise RuntimeError(f"the embedded model server ended with {self._process.wait()}")
         self.base_url = json.loads(line)["base_url"]
@@ -48,6 +52,13 @@ class LlamaServer:
         """Whether the process still runs."""
         return self._process.poll() is None
 
+    def _introduce(self, task: str) -> str:
+        """Give the child its task; returns what it says."""
+        to_child, from_child = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
+        to_child.write(task + "\n")
+        to_child.flush()
+        return from_child.readline()
+
     def close(self) -> None:
         """End the process."""
         self._process.kill()
@@ -56,12 +67,11 @@ class LlamaServer:
 
 def _serve() -> None:
     """The child: serve until the parent's pipe closes."""
-    import os
-
     import xllamacpp
 
     task = json.loads(sys.stdin.readline())
-    params = xllamacpp.CommonParams()
+    llama = cast(Any, xllamacpp)  # a compiled module without types
+    params = llama.CommonParams()
     params.model.path = task["gguf"]
     params.hostnames = ["127.0.0.1"]
     params.port = 0
@@ -74,7 +84,7 @@ def _serve() -> None:
     params.endpoint_props = False
     params.endpoint_metrics = False
     params.cache_ram_mib = 64
-    server = xllamacpp.Server(params)
+    server = llama.Server(params)
     sys.stdout.write(json.dumps({"base_url": f"{server.listening_address}/v1"}) + "\n")
     sys.stdout.flush()
     sys.stdin.read()

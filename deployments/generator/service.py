@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 
-from ray import serve
 from redis.exceptions import RedisError
 
 from deployments.core.config import Settings
@@ -17,14 +16,15 @@ from deployments.generator.llama import LlamaServer
 from deployments.generator.relay import Relays
 
 
-@serve.deployment
 class Generator:
     """Implements Generates on the far side of a handle."""
 
     def __init__(self, settings: Settings, filters: Callable[[Generation], Relay]):
         chosen = settings.generator
         self._llama = None if chosen.base_url else LlamaServer(chosen)
-        url, key = (self._llama.base_url, self._llama.api_key) if self._llama else (chosen.base_url or "", chosen.api_key.get_secret_value())
+        url, key = (
+            (self._llama.base_url, self._llama.api_key) if self._llama else (chosen.base_url or "", chosen.api_key.get_secret_value())
+        )
         self._valkey = connect(settings.valkey)
         self._relays = Relays(Backend(url, key, chosen.model, chosen), Outbox(self._valkey, settings.log), filters)
         self._listener: asyncio.Task[None] | None = None

@@ -59,8 +59,8 @@ class EventReader:
         usage: Usage | None = None
         for line in lines:
             if not self._started:
-                line, self._started = line.removeprefix(b"\xef\xbb\xbf"), True  # noqa: PLW2901
-            line = line.removesuffix(b"\r")  # noqa: PLW2901
+                line, self._started = line.removeprefix(b"\xef\xbb\xbf"), True
+            line = line.removesuffix(b"\r")
             if line.startswith(b"data:"):
                 self._data.append(line[5:].removeprefix(b" "))
                 self._waiting_bytes += len(line)

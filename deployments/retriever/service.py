@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 
-from ray import serve
-
 from deployments.core.config import Settings
 from deployments.core.types import Chunk, Passage, Principal, Query, Vectors
 from deployments.retriever.index import Index
 from deployments.retriever.search import select
 
 
-@serve.deployment
 class Retriever:
     """Implements Retrieves on the far side of a handle."""
 

@@ -1,13 +1,10 @@
 """The router as a Serve deployment."""
 
-from ray import serve
-
 from deployments.core.config import Settings
 from deployments.core.types import Route, Turn, Vector
 from deployments.router.decide import decide
 
 
-@serve.deployment
 class Router:
     """Implements Routes on the far side of a handle."""
 

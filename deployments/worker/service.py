@@ -2,8 +2,6 @@
 
 import asyncio
 
-from ray import serve
-
 from deployments.core.config import Settings
 from deployments.core.store import Store
 from deployments.worker.work import Handles, Runner
@@ -12,7 +10,6 @@ _GRACE_S = 10
 """How long the work at hand may go on when the replica ends; then it is given back."""
 
 
-@serve.deployment
 class Worker:
     """Works off what waits in SQL, with the handler it was bound to."""
 

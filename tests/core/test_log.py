@@ -54,7 +54,7 @@ async def test_a_follower_reads_what_was_written_numbered_without_a_gap(valkey: 
     with hub.follow("r1") as follower:
         _, deltas = await asyncio.gather(write(outbox, ref(hub), words, 0.001), collect(follower))
     assert [d.seq for d in deltas] == list(range(len(deltas)))
-    assert isinstance(deltas[0], Opened) and isinstance(deltas[-2], Cited) and isinstance(deltas[-1], Finished)
+    assert [type(deltas[0]), type(deltas[-2]), type(deltas[-1])] == [Opened, Cited, Finished]
     assert "".join(d.text for d in deltas if isinstance(d, Text)) == "".join(words)
 
 

@@ -25,10 +25,15 @@ async def test_putting_it_off_lets_the_body_go_on() -> None:
 
 
 async def test_it_ends_a_body_that_stops_putting_it_off() -> None:
-    with pytest.raises(TimeoutError):
-        async with Patience(now() + 0.05) as patience:
+    patience = Patience(now() + 0.05)
+
+    async def body() -> None:
+        async with patience:
             patience.until = now() + 0.1
             await asyncio.sleep(5)
+
+    with pytest.raises(TimeoutError):
+        await body()
 
 
 async def test_a_cancellation_from_outside_is_not_a_timeout() -> None:

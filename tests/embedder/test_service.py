@@ -66,7 +66,7 @@ def replica() -> Iterator[None]:
 def embedder(monkeypatch: pytest.MonkeyPatch, model: Model, **values: float):
     monkeypatch.setattr(service, "load", lambda settings: model)
     settings = Settings()
-    return Embedder.func_or_class(settings.model_copy(update={"embedder": settings.embedder.model_copy(update=values)}))
+    return Embedder(settings.model_copy(update={"embedder": settings.embedder.model_copy(update=values)}))
 
 
 @together

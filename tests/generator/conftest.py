@@ -1,6 +1,6 @@
 """A model backend that behaves as told."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -10,6 +10,6 @@ __all__ = ["spawn"]
 
 
 @pytest.fixture(scope="session")
-def upstream(spawn) -> Iterator[Simulator]:
+def upstream(spawn: Callable[..., Simulator]) -> Simulator:
     """A simulator with a quick pace."""
-    yield spawn("--ttft-ms", "20", "--itl-ms", "5", "--tokens", "20")
+    return spawn("--ttft-ms", "20", "--itl-ms", "5", "--tokens", "20")

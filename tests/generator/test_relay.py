@@ -81,7 +81,9 @@ async def test_a_refusal_writes_nothing(relays: Callable[[str], Relays], hub: Hu
         assert follower.next_seq == 0
 
 
-async def test_a_break_after_the_first_text_is_an_interruption_and_keeps_the_text(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+async def test_a_break_after_the_first_text_is_an_interruption_and_keeps_the_text(
+    relays: Callable[[str], Relays], hub: Hub, upstream: Simulator
+) -> None:
     with hub.follow("cut") as follower:
         with pytest.raises(StreamInterrupted):
             await relays("sim@cut=5").generate(generation(hub, "cut"))

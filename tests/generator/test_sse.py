@@ -1,6 +1,7 @@
 """The reader of a backend's event stream."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -39,7 +40,7 @@ def read(parts: list[bytes]) -> Piece:
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_any_cut_reads_the_same(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
-    parts = [STREAM[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [STREAM[a:b] for a, b in pairwise(edges)]
     parts = [part for part in parts if part] or [STREAM]
     assert read(parts) == Piece("Grüße 😀\n\u2028 end", "stop", Usage(3, 4), done=True)
 
@@ -77,10 +78,9 @@ def test_what_servers_do_differently_reads_the_same(stream: bytes) -> None:
     ids=["cut", "number", "two objects", "not utf-8", "error", "array", "endless line", "endless event"],
 )
 def test_what_is_no_answer_is_a_typed_error(stream: bytes) -> None:
+    reader = EventReader()
     with pytest.raises(BackendFailed) as error:
-        reader = EventReader()
-        for at in range(0, len(stream), 65536):
-            reader.feed(stream[at : at + 65536])
+        [reader.feed(stream[at : at + 65536]) for at in range(0, len(stream), 65536)]
     assert "secret" not in error.value.message
 
 

@@ -96,8 +96,7 @@ def end(stack: Stack) -> list[psutil.Process]:
     known = stack.processes()
     stack.process.send_signal(signal.SIGINT)
     stack.process.wait(60)
-    gone, alive = psutil.wait_procs(known, timeout=1)
-    return alive
+    return psutil.wait_procs(known, timeout=1)[1]
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ from tests.integration.conftest import Stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
-HEADRACE = "# Mills\n\n## Headrace\n\nA headrace is the channel that brings water to the wheel of a mill.\n\n## Tailrace\n\nIt leads away.\n"
+HEADRACE = (
+    "# Mills\n\n## Headrace\n\nA headrace is the channel that brings water to the wheel of a mill.\n\n## Tailrace\n\nIt leads away.\n"
+)
 WORDS = [f"w{i}" for i in range(50)]
 
 
@@ -93,7 +95,9 @@ async def leave(stack: Stack, marker: str, disconnect_disabled: bool = False) ->
     body = {"model": "headrace-direct", "stream": True, "messages": [{"role": "user", "content": f"[[marker:{marker}]]"}]}
     content = json.dumps(body).encode()
     extra = "x-request-disconnect-disabled: ?1\r\n" if disconnect_disabled else ""
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {stack.key}\r\ncontent-type: application/json\r\n{extra}"
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {stack.key}\r\ncontent-type: application/json\r\n{extra}"
+    )
     reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
     writer.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
     await reader.readuntil(b"w3")
