@@ -130,12 +130,14 @@ async def _stages(settings: Settings) -> list[Finding]:
     parts: dict[str, dict[str, Any]] = parse(body).get("parts", {})
     if not parts:
         return [Finding("application", "fail", f"not ready (status {status})", f"see {settings.data_dir / 'logs' / 'ray.log'}")]
-    return [
-        Finding(name, "ok", f"{part.get('ms', 0)} ms")
-        if part.get("ok")
-        else Finding(name, "fail", str(part.get("reason", "not ready")), f"see {settings.data_dir / 'run' / 'ray' / 'session_latest' / 'logs'}")
-        for name, part in parts.items()
-    ]
+    logs = settings.data_dir / "run" / "ray" / "session_latest" / "logs"
+    return [_stage(name, part, logs) for name, part in parts.items()]
+
+
+def _stage(name: str, part: dict[str, Any], logs: Path) -> Finding:
+    if part.get("ok"):
+        return Finding(name, "ok", f"{part.get('ms', 0)} ms")
+    return Finding(name, "fail", str(part.get("reason", "not ready")), f"see {logs}")
 
 
 def _grade(have: float, need: float, like: float) -> Verdict:

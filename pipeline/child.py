@@ -57,7 +57,7 @@ class Child:
         probe: Callable[[], Awaitable[bool]],
         hear: Callable[[str], bool] = lambda line: False,
         bury: Callable[[], Awaitable[None]] | None = None,
-        backoff: Backoff = Backoff(),  # noqa: B008 — frozen
+        backoff: Backoff = Backoff(),
     ):
         self.name = name
         self.up = asyncio.Event()

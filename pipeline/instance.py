@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -72,7 +72,7 @@ class Instance:
 
     def listen(self, serve_port: int, fallback_port: int) -> None:
         """Note the ports behind the edge."""
-        self.card = Card(**{**asdict(self.card), "serve_port": serve_port, "fallback_port": fallback_port})
+        self.card = replace(self.card, serve_port=serve_port, fallback_port=fallback_port)
         self._write()
 
     def sweep(self, spare: Collection[int] = ()) -> list[str]:
