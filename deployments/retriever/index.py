@@ -201,8 +201,11 @@ async def _merge(table: AsyncTable, file_id: str, rows: pa.Table) -> None:
 
 
 async def _index_words(table: AsyncTable) -> None:
-    if not await table.list_indices():
+    try:
         await table.create_index("words", config=FTS(), name="words", replace=False)
+    except RuntimeError as error:
+        if "already exists" not in str(error):  # another writer was faster
+            raise
 
 
 async def _retry(change) -> None:
