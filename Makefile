@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCKS := requirements/torch.txt requirements/runtime.txt requirements/models.txt
 SCENARIO ?= burst
 # A folder of public data sets; tests that need it are skipped where it is empty.
-DATA ?= $(wildcard ../shared/data)
+DATA ?=
 PYTEST := DATA="$(DATA)" $(BIN)/python -m pytest
 
 help: ## List the verbs
