@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import uvicorn
@@ -89,12 +91,22 @@ class FakeRetrieves:
         return tuple(sorted(relevant, key=lambda passage: -passage.score)[: query.limit])
 
 
+@cache
+def _migrated() -> bytes:
+    """An empty database, made once."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "headrace.db"
+        asyncio.run(migrate(f"sqlite+aiosqlite:///{file}"))
+        return file.read_bytes()
+
+
 @asynccontextmanager
 async def database(folder: Path, clock: Clock | None = None) -> AsyncIterator[Store]:
     """A migrated SQLite database in a folder."""
-    url = f"sqlite+aiosqlite:///{folder / 'headrace.db'}"
-    await migrate(url)
-    store = Store(url, clock or Clock())
+    file = folder / "headrace.db"
+    if not file.exists():
+        file.write_bytes(await asyncio.to_thread(_migrated))
+    store = Store(f"sqlite+aiosqlite:///{file}", clock or Clock())
     yield store
     await store.close()
 
