@@ -7,7 +7,9 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
+from fcntl import LOCK_EX, flock
 from hashlib import blake2b
 from pathlib import Path
 from random import uniform
@@ -48,6 +50,7 @@ class Index:
         self._indexed_rows = indexed_rows
         self._tables: OrderedDict[tuple[str, str], AsyncTable] = OrderedDict()
         self._changes: dict[tuple[str, str], int] = {}
+        self._creating = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def of(self, principal: Principal) -> "Shelf":
@@ -78,17 +81,30 @@ class Index:
 
     async def _open(self, key: tuple[str, str], dimensions: int | None) -> AsyncTable | None:
         folder = self._root / key[0]
-        if dimensions is None and not (folder / f"{key[1]}.lance").is_dir():
-            return None
+        if (folder / f"{key[1]}.lance").is_dir():
+            # Zero: a read sees what any replica committed before it.
+            connection = await lancedb.connect_async(folder, read_consistency_interval=timedelta(0))
+            with suppress(ValueError):  # another replica has only begun to create it
+                table = await connection.open_table(key[1])
+                if await table.list_indices():
+                    return table
+        return None if dimensions is None else await self._create(key, dimensions)
+
+    async def _create(self, key: tuple[str, str], dimensions: int) -> AsyncTable:
+        """Make a table, or open it where another writer was faster.
+
+        The file lock is for other replicas: of two creations at once, Lance may let the second overwrite the rows of the first.
+        """
+        folder = self._root / key[0]
         await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
-        # Zero: a read sees what any replica committed before it.
-        connection = await lancedb.connect_async(folder, read_consistency_interval=timedelta(0))
-        if dimensions is None:
-            return await connection.open_table(key[1])
-        table = await connection.create_table(key[1], schema=_schema(dimensions), exist_ok=True)
-        if not await table.list_indices():
-            await _retry(lambda: _index_words(table))
-        return table
+        async with self._creating:
+            with (folder / "create.lock").open("w") as lock:
+                await asyncio.to_thread(flock, lock, LOCK_EX)
+                connection = await lancedb.connect_async(folder, read_consistency_interval=timedelta(0))
+                table = await connection.create_table(key[1], schema=_schema(dimensions), exist_ok=True)
+                if not await table.list_indices():
+                    await table.create_index("words", config=FTS(), name="words")
+                return table
 
     async def _tend(self, key: tuple[str, str], table: AsyncTable) -> None:
         try:
@@ -198,14 +214,6 @@ def _chunk(row: dict) -> Chunk:
 async def _merge(table: AsyncTable, file_id: str, rows: pa.Table) -> None:
     merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
     await merge.when_not_matched_by_source_delete(col("file_id") == lit(file_id)).execute(rows)
-
-
-async def _index_words(table: AsyncTable) -> None:
-    try:
-        await table.create_index("words", config=FTS(), name="words", replace=False)
-    except RuntimeError as error:
-        if "already exists" not in str(error):  # another writer was faster
-            raise
 
 
 async def _retry(change) -> None:

@@ -164,8 +164,7 @@ def test_invisible_characters_are_dropped_and_meaning_is_kept():
 def test_blocks_of_any_text_are_in_order_and_inside_it(source: str, filename: str):
     try:
         document = parse(source.encode(), filename)
-    except Unreadable as error:
-        assert error.wire_code == "file_empty"
+    except Unreadable:
         return
     at = 0
     for block in document.blocks:
