@@ -7,6 +7,7 @@ once there is something to answer with, so what fails before that is a real erro
 import asyncio
 import contextlib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Generator
 from types import TracebackType
 
@@ -122,26 +123,39 @@ async def _first(follower: Follower) -> list[Delta]:
             return deltas
 
 
-class Stream(Response):
-    """A turn as server-sent events, written as ready bytes."""
+class _Reply(Response, ABC):
+    """A turn that is run and followed while its client is there."""
 
-    def __init__(self, parts: Context, turn: Turn, encoder: ChatStream):
+    def __init__(self, parts: Context, turn: Turn):
         super().__init__()
         self._parts = parts
         self._turn = turn
-        self._encoder = encoder
+        self._limits = parts.settings.gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the turn; raises what broke before the first byte."""
-        limits = self._parts.settings.gateway
-        async with Client(receive, send, limits.send_timeout_s) as client, answering(self._parts, self._turn) as follower:
-            deltas = await _first(follower)
-            await client.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-            try:
-                with nudging(follower, limits.keep_alive_s):
-                    await self._write(follower, deltas, client)
-            except HeadraceError as error:
-                await client.send({"type": "http.response.body", "body": self._encoder.failed(error)})
+        async with Client(receive, send, self._limits.send_timeout_s) as client, answering(self._parts, self._turn) as follower:
+            await self._answer(client, follower)
+
+    @abstractmethod
+    async def _answer(self, client: Client, follower: Follower) -> None: ...
+
+
+class Stream(_Reply):
+    """A turn as server-sent events, written as ready bytes."""
+
+    def __init__(self, parts: Context, turn: Turn, encoder: ChatStream):
+        super().__init__(parts, turn)
+        self._encoder = encoder
+
+    async def _answer(self, client: Client, follower: Follower) -> None:
+        deltas = await _first(follower)
+        await client.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+        try:
+            with nudging(follower, self._limits.keep_alive_s):
+                await self._write(follower, deltas, client)
+        except HeadraceError as error:
+            await client.send({"type": "http.response.body", "body": self._encoder.failed(error)})
 
     async def _write(self, follower: Follower, deltas: list[Delta], client: Client) -> None:
         body = self._encoder.start()
@@ -156,22 +170,17 @@ class Stream(Response):
             deltas = await follower.read()
 
 
-class Whole(Response):
+class Whole(_Reply):
     """A turn as one JSON body."""
 
     def __init__(self, parts: Context, turn: Turn, encoder: ChatBody):
-        super().__init__()
-        self._parts = parts
-        self._turn = turn
+        super().__init__(parts, turn)
         self._encoder = encoder
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the turn; raises what broke it."""
-        limits = self._parts.settings.gateway
-        async with Client(receive, send, limits.send_timeout_s) as client, answering(self._parts, self._turn) as follower:
-            body = None
-            while body is None:
-                body = self._encoder.feed(await follower.read())
-            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-            await client.send({"type": "http.response.start", "status": 200, "headers": headers})
-            await client.send({"type": "http.response.body", "body": body})
+    async def _answer(self, client: Client, follower: Follower) -> None:
+        body = None
+        while body is None:
+            body = self._encoder.feed(await follower.read())
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await client.send({"type": "http.response.start", "status": 200, "headers": headers})
+        await client.send({"type": "http.response.body", "body": body})
