@@ -94,8 +94,10 @@ def _watch(name: str, orders: "queue.SimpleQueue[str]", vital: list[psutil.Proce
 
 
 def _reason(application: Any) -> str:
+    """Why it cannot be deployed: the first and the last line of what Serve says, and not the traceback between."""
     messages = [application.message, *(d.message for d in application.deployments.values() if d.status != "HEALTHY")]
-    return " | ".join(message.strip().replace("\n", " \\n ") for message in messages if message)
+    ends = [line for message in messages if message for line in (message.strip().splitlines()[0], message.strip().splitlines()[-1])]
+    return " | ".join(dict.fromkeys(ends))
 
 
 def _wait(orders: "queue.SimpleQueue[str]", vital: list[psutil.Process], patience_s: float | None = None) -> str:
