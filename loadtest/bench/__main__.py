@@ -23,6 +23,9 @@ from loadtest.setting import facts
 
 QUICK = Windows(warm_s=0.5, single_s=2.0, crowd_s=2.0, unary_s=1.0, settle_s=0.3)
 
+WIDE = 150
+"""Columns of the table where there is no terminal that has its own."""
+
 STOPPED = 130
 """Exit code after Ctrl-C, as shells count it."""
 
@@ -121,7 +124,7 @@ def _line(run: Run) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the exit code is 1 when a run failed or was invalid, 130 when it was stopped."""
     options = arguments().parse_args(argv)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
     pace = Pace(options.ttft_ms, options.itl_ms, options.tokens)
     setting = {**facts(), "pace": asdict(pace), "repeat": options.repeat, "quick": options.quick, "spread": options.spread}
     runs: list[Run] = []

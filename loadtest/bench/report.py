@@ -138,8 +138,8 @@ def show(console: Console, runs: Sequence[Run], title: str) -> None:
             mark = "[green]met[/]" if goal.met(value) else "[red]missed[/]"
             console.print(f"{mark}  {goal.case}: {goal.text}, found {value:.2f}", highlight=False)
     for run in runs:
-        for fault in run.faults:
-            console.print(f"[red]invalid[/] {run.case}: {fault}", highlight=False)
+        if run.faults:
+            console.print(f"[red]invalid[/] {run.case}: {'; '.join(run.faults)}", highlight=False)
 
 
 def _cell(spread: Spread | None, decimals: int) -> str:
@@ -148,7 +148,7 @@ def _cell(spread: Spread | None, decimals: int) -> str:
     shown = f"{spread.median:,.{decimals}f}"
     if spread.low == spread.high:
         return shown
-    return f"{shown} ({spread.low:,.{decimals}f} to {spread.high:,.{decimals}f})"
+    return f"{shown} ({spread.low:,.{decimals}f}-{spread.high:,.{decimals}f})"
 
 
 def _memory(runs: Sequence[Run]) -> str:

@@ -133,7 +133,7 @@ def test_the_table_shows_figures_goals_and_faults() -> None:
     show(console, broken, "title")
     console.file.close()
     text = console.export_text()
-    assert "6.0 (4.0 to 8.0)" in text
+    assert "6.0 (4.0-8.0)" in text
     assert "met  headrace-direct: added TTFT p50" in text
     assert "ray::Replica (2 of) 95" in text
     assert "invalid headrace-direct: 100 streams: 1 times ended early" in text
