@@ -46,7 +46,11 @@ async def _ready(manifest: Manifest, shown: Spinners | Lines, begun: float) -> N
         def progress(done: int, total: int, text: str) -> None:
             loop.call_soon_threadsafe(shown.advance, "corpus", done, total, text)
 
-        shown.done("corpus", await asyncio.to_thread(starter.starter, settings, progress))
+        try:
+            said = await asyncio.to_thread(starter.starter, settings, progress)
+        except Exception as error:  # the service is worth having without it
+            said = f"failed: {error}"
+        shown.done("corpus", said)
     shown.say("Ctrl-C ends it.")
 
 

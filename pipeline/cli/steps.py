@@ -5,7 +5,16 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+
+class _Bar(BarColumn):
+    """A bar for steps that know their length; nothing for the others."""
+
+    def render(self, task: Task) -> ProgressBar | Text:  # type: ignore[override]
+        return super().render(task) if task.total else Text("")
 
 
 class Spinners:
@@ -13,8 +22,8 @@ class Spinners:
 
     def __init__(self, console: Console):
         self._console = console
-        columns = (SpinnerColumn(), TextColumn("{task.fields[name]}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
-        self._progress = Progress(*columns, console=console, transient=True)
+        name, text = TextColumn("{task.fields[name]}"), TextColumn("{task.fields[text]}")
+        self._progress = Progress(SpinnerColumn(), name, TimeElapsedColumn(), _Bar(24), text, console=console, transient=True)
         self._tasks: dict[str, tuple[TaskID, float]] = {}
 
     def __enter__(self) -> Self:
