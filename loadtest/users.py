@@ -51,7 +51,7 @@ class ChatUser(FastHttpUser):
     def ask(self, messages: list[dict[str, str]], turn: int) -> Reading:
         """Stream one answer, and report it in the rows TTFT, ITL and E2E and in the journal."""
         started = time.time()
-        body = {"model": self.model, "messages": messages, "stream": True, "max_tokens": self.scenario.max_tokens}
+        body: dict[str, object] = {"model": self.model, "messages": messages, "stream": True, "max_tokens": self.scenario.max_tokens}
         reply = self._stream(body)
         self._fire(reply.reading)
         self.journal.append(self._row(reply, started, turn))

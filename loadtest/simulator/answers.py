@@ -32,15 +32,15 @@ def streamed(plan: Plan, made: frames.Frames, prompt: int) -> Iterator[Step]:
 
 
 def whole(plan: Plan, entry: Entry, created: int, prompt: int) -> Iterator[Step]:
-    """Yield an answer in one piece, when its last word is due; a cut or stalled one lacks its second half."""
+    """Yield an answer in one piece, when its last word is due; a cut or stalled one lacks its last quarter."""
     used = frames.usage(prompt, plan.tokens)
     text = frames.text(plan.words)
     data = frames.response(200, frames.completion(entry.id, created, entry.model, text, plan.finish, used))
-    match plan.fault.kind if plan.fault else None:
-        case Kind.CUT | Kind.STALL:
-            data = data[: -len(data) // 4]
-        case Kind.MALFORMED:
-            data = data[:-2] + b"]]"
+    kind = plan.fault.kind if plan.fault else None
+    if kind in (Kind.CUT, Kind.STALL):
+        data = data[: -len(data) // 4]
+    elif kind is Kind.MALFORMED:
+        data = data[:-2] + b"]]"
     yield plan.due_s[-1] if plan.due_s else 0.0, data, plan.tokens
 
 
