@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import pickle
 import re
 import signal
 import subprocess
@@ -12,8 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
+from ray.serve.generated import serve_pb2
 
 from deployments.core.config import environment
 from pipeline.instance import Card, members, read
@@ -116,6 +119,32 @@ def test_every_listener_is_documented(running: Running):
                     if connection.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
                         open_to_all.add(name[:13])
     assert open_to_all <= {"ray::ServeRep"}
+
+
+class Bomb:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("token", [None, "Bearer " + "0" * 64])
+@pytest.mark.parametrize("method", ["HandleRequest", "HandleRequestWithRejection"])
+def test_a_replica_unpickles_nothing_without_the_token(running: Running, tmp_path: Path, token: str | None, method: str):
+    bomb = tmp_path / "touched"
+    replica = psutil.Process(running.find("ServeReplica")[0].pid)
+    ports = {c.laddr.port for c in replica.net_connections("tcp6") if c.status == psutil.CONN_LISTEN and c.laddr.ip == "::"}
+    assert len(ports) == 1
+    payload = serve_pb2.ASGIRequest(pickled_request_metadata=pickle.dumps(Bomb(bomb))).SerializeToString()
+    with grpc.insecure_channel(f"127.0.0.1:{ports.pop()}") as channel:
+        call = channel.unary_unary(f"/ray.serve.ASGIService/{method}")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(payload, metadata=(("authorization", token),) if token else (), timeout=10)
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert not bomb.exists()
 
 
 def test_what_it_writes_is_private(running: Running):
