@@ -81,7 +81,7 @@ class Router(Section):
 class Generator(Section):
     """The model backend: embedded llama.cpp, or any OpenAI-compatible endpoint when `base_url` is set."""
 
-    scaling: Scaling = Scaling(max_ongoing=256, target_ongoing=32, max_replicas=2, max_queued=256)
+    scaling: Scaling = Scaling(max_ongoing=256, target_ongoing=128, max_replicas=2, max_queued=256)
     base_url: str | None = Field(default=None, description="An OpenAI-compatible endpoint, such as http://127.0.0.1:9000/v1.")
     model: str = Field(default="smollm2-135m-instruct", description="Model name sent to the backend.")
     api_key: SecretStr = Field(default=SecretStr("none"), description="Bearer key of the backend.")

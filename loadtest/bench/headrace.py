@@ -20,6 +20,9 @@ UP = "Ctrl-C ends it"
 
 LAPTOP = "pipeline/configs/laptop.yaml"
 
+STAGES = ("GATEWAY", "EMBEDDER", "RETRIEVER", "ROUTER", "GENERATOR", "WORKER")
+"""Each has one replica, as the bare apps have: a measurement must not be disturbed by a replica that starts."""
+
 CASES = (Case("headrace-direct", "headrace-direct"), Case("headrace", "headrace"))
 
 
@@ -43,7 +46,7 @@ class Headrace:
             "HEADRACE_GENERATOR__API_KEY": "none",
             "HEADRACE_DATA_DIR": str(self.data),
             "HEADRACE_PORT": str(port),
-        }
+        } | {f"HEADRACE_{stage}__SCALING__MAX_REPLICAS": "1" for stage in STAGES}
         command = [sys.executable, "-m", "pipeline.cli", "serve", "--config", self.config]
         with tempfile.TemporaryDirectory(prefix="hr-") as folder:
             process = await launch(command, environment, Path(folder))
