@@ -21,9 +21,21 @@ UNCITED = re.compile(r"\s*(?:#|\||```|~~~|>\s*$)")
 """Lines that take no marker: headings, table rows, fences."""
 
 
-def cite(generation: Generation) -> "CitationFilter":
+class Verbatim:
+    """Changes nothing: an answer without passages has nothing to cite; implements Relay."""
+
+    def feed(self, text: str) -> list[str | Citation]:
+        """The text as it is."""
+        return [text]
+
+    def flush(self) -> list[str | Citation]:
+        """Nothing is held back."""
+        return []
+
+
+def cite(generation: Generation) -> "CitationFilter | Verbatim":
     """The filter for one model call."""
-    return CitationFilter(generation.passages, generation.citation_urls)
+    return CitationFilter(generation.passages, generation.citation_urls) if generation.passages else Verbatim()
 
 
 class CitationFilter:

@@ -32,7 +32,7 @@ def stage(kind: type, name: str, scaling: Scaling) -> Deployment:
             "target_ongoing_requests": scaling.target_ongoing,
             "upscale_delay_s": scaling.upscale_delay_s,
             "downscale_delay_s": scaling.downscale_delay_s,
-            "metrics_interval_s": 1,
+            "metrics_interval_s": 2,
             "look_back_period_s": 5,
         },
     )

@@ -116,7 +116,7 @@ class Log(Section):
     """The response log."""
 
     tick_ms: float = Field(default=10, gt=0, description="Pause between two flushes of a replica's deltas; a first delta does not wait.")
-    max_tick_ms: float = Field(default=40, gt=0, description="The tick under load: it grows with the number of open answers.")
+    max_tick_ms: float = Field(default=50, gt=0, description="The tick under load: it grows with the number of open answers.")
     record: bool = Field(default=True, description="Keep the deltas of a running answer in Valkey, not only push them.")
     ttl_s: int = Field(default=600, ge=1, description="Life of a recorded log after its last delta.")
     max_lag_bytes: int = Field(default=256 << 10, ge=1024, description="Text a slow follower may leave unread before it is cut.")

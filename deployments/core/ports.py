@@ -31,7 +31,7 @@ class Retrieves(Protocol):
 class Routes(Protocol):
     """Decides where a turn goes."""
 
-    async def route(self, turn: Turn, vector: Vector | None) -> Route:
+    async def route(self, turn: Turn, vector: Vector) -> Route:
         """The route of a turn, whose question has that embedding; raises NoSuchModel."""
         ...
 

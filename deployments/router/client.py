@@ -15,7 +15,7 @@ class RouterClient:
     handle: DeploymentHandle
     name: str = "router"
 
-    async def route(self, turn: Turn, vector: Vector | None) -> Route:
+    async def route(self, turn: Turn, vector: Vector) -> Route:
         """Where a turn goes; raises NoSuchModel."""
         return await call(self.handle.route.remote(turn, vector))
 

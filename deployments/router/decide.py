@@ -5,15 +5,13 @@ from deployments.core.errors import NoSuchModel
 from deployments.core.types import DIRECT, MODELS, Route, Turn, Vector
 
 
-def decide(turn: Turn, vector: Vector | None, settings: config.Generator) -> Route:
-    """Where a turn goes; raises NoSuchModel.
+def decide(turn: Turn, vector: Vector, settings: config.Generator) -> Route:
+    """Where a turn goes whose question has that embedding; raises NoSuchModel.
 
-    `headrace` is answered from passages when there is a question to search with, `headrace-direct` never.
+    `headrace` is answered from passages, `headrace-direct` never.
     """
     if turn.model not in MODELS:
         raise NoSuchModel(f"the model '{turn.model}' does not exist; there are {', '.join(MODELS)}", param="model")
     if turn.model == DIRECT:
         return Route("default", retrieve=False, context_tokens=0, reason="the model answers without retrieval")
-    if vector is None:
-        return Route("default", retrieve=False, context_tokens=0, reason="there is no question to search with")
     return Route("default", retrieve=True, context_tokens=settings.context_tokens, reason="the model answers from passages")

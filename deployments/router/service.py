@@ -11,7 +11,7 @@ class Router:
     def __init__(self, settings: Settings):
         self._settings = settings
 
-    async def route(self, turn: Turn, vector: Vector | None) -> Route:
+    async def route(self, turn: Turn, vector: Vector) -> Route:
         """Where a turn goes; raises NoSuchModel."""
         return decide(turn, vector, self._settings.generator)
 

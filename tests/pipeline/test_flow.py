@@ -38,8 +38,8 @@ OURS = Principal("ours", "key", frozenset())
 class Routes:
     """Retrieves whenever it can."""
 
-    async def route(self, turn: Turn, vector: Vector | None) -> Route:
-        return Route("default", vector is not None, 900, "a test")
+    async def route(self, turn: Turn, vector: Vector) -> Route:
+        return Route("default", True, 900, "a test")
 
 
 @dataclass

@@ -21,10 +21,6 @@ def test_the_grounded_model_retrieves() -> None:
     assert route.context_tokens == 700
 
 
-def test_the_grounded_model_without_a_question_does_not() -> None:
-    assert not decide(turn("headrace"), None, config.Generator()).retrieve
-
-
 def test_the_direct_model_never_retrieves() -> None:
     assert not decide(turn("headrace-direct"), VECTOR, config.Generator()).retrieve
 
