@@ -1,6 +1,6 @@
 """Decides by code which passage supports which sentence of an answer, while it streams; sans-I/O.
 
-The model's word counts for nothing here: markers it writes are dropped, and ours appear only where a sentence's words are found in a passage.
+The model's word counts for nothing: markers it writes are dropped, ours appear only where a sentence's words are found in a passage.
 """
 
 import re
@@ -15,7 +15,7 @@ MAX_FILES = 3
 """Documents cited in one answer."""
 MARKER = re.compile(r"\[\^?\d{1,2}(?:[,;] ?\d{1,2}){0,5}\]")
 PARTIAL = re.compile(r"\[(?:\^?(?:\d{1,2}(?:[,;] ?\d{1,2}){0,5}(?:[,;] ?)?)?)?")
-ENDED = re.compile(r"[.!?…][\"'”’)\]*_`]*$")
+ENDED = re.compile(r"[.!?…][\"'”\u2019)\]*_`]*$")
 ABBREVIATED = re.compile(r"(?:\b(?:e\.g|i\.e|vs|cf|dr|mr|mrs|ms|prof|no|fig|approx|ca|al|[a-z])|^\W*\d{1,3})\.$", re.IGNORECASE)
 UNCITED = re.compile(r"\s*(?:#|\||```|~~~|>\s*$)")
 """Lines that take no marker: headings, table rows, fences."""

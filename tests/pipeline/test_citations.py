@@ -1,4 +1,5 @@
 import pickle
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -8,14 +9,15 @@ from deployments.core.types import Chunk, Citation, Passage
 from pipeline.citations import MAX_FILES, MAX_SENTENCE_CHARS, CitationFilter
 
 CORS = (
-    "## Use `CORSMiddleware`\n\nYou can configure it in your FastAPI application using the `CORSMiddleware`. Create a list of allowed origins "
-    "(as strings). Add it as a **middleware** to your FastAPI application. The default is 600 seconds, e.g. ten minutes."
+    "## Use `CORSMiddleware`\n\nYou can configure it in your FastAPI application using the `CORSMiddleware`. "
+    "Create a list of allowed origins (as strings). Add it as a **middleware** to your FastAPI application. "
+    "The default is 600 seconds, e.g. ten minutes."
 )
 TASKS = (
     "You can define background tasks to be run *after* returning a response. This is useful for operations that need to happen after a "
     "request, but that the client doesn't really have to be waiting for. This includes email notifications sent after performing an action."
 )
-FILES = "Declare the file parameter with a type of `UploadFile`. It uses a \"spooled\" file: stored in memory up to a maximum size limit."
+FILES = 'Declare the file parameter with a type of `UploadFile`. It uses a "spooled" file: stored in memory up to a maximum size limit.'
 
 
 def passage(number: int, title: str, text: str) -> Passage:
@@ -56,7 +58,9 @@ def test_numbers_count_in_the_order_of_first_citation():
 
 
 def test_a_close_paraphrase_is_cited_and_a_distant_one_is_not():
-    assert cited("Background tasks run after the response is returned, which is useful for sending email notifications.") == ["Background Tasks"]
+    assert cited("Background tasks run after the response is returned, which is useful for sending email notifications.") == [
+        "Background Tasks"
+    ]
     assert cited("A scheduler executes deferred work once the caller has been served with all the data it asked for.") == []
 
 
@@ -76,6 +80,19 @@ def test_a_close_paraphrase_is_cited_and_a_distant_one_is_not():
     ],
 )
 def test_refusals_and_small_talk_are_not_cited(sentence: str):
+    assert cited(sentence) == []
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "You can define background tasks with `run_later` to be run after returning a response.",
+        "You can define background tasks to be run 5 seconds after returning a response.",
+        "Declare the file parameter with a type of `Upload-File` stored in memory.",
+        "You can configure it in your FastAPI application using the CorsPlugin.",
+    ],
+)
+def test_a_name_or_number_that_the_passage_lacks_is_not_supported(sentence: str):
     assert cited(sentence) == []
 
 
@@ -105,7 +122,9 @@ def test_headings_and_tables_are_not_marked_and_list_items_are():
     table = "| define background tasks | run after returning a response |\n"
     assert run(heading + table) == (heading + table, [])
     text, _ = run("1. Define background tasks to be run after returning a response\n2. Create a list of allowed origins as strings\n")
-    assert text == "1. Define background tasks to be run after returning a response [1]\n2. Create a list of allowed origins as strings [2]\n"
+    assert (
+        text == "1. Define background tasks to be run after returning a response [1]\n2. Create a list of allowed origins as strings [2]\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +132,7 @@ def test_headings_and_tables_are_not_marked_and_list_items_are():
     [
         "You can define background tasks, e.g. email notifications, to be run after returning a response.",
         "You can define background tasks (vs. Celery) to be run after returning a response.",
-        "The `CORSMiddleware` default is 600.0 seconds, see https://example.org/a.b for your FastAPI application.",
+        "The default of `CORSMiddleware` is 600 seconds (see https://example.org/a.b), about ten minutes.",
         "You can define background tasks to be run by J. Smith after returning a response.",
         "Background tasks to be run after returning a response... include email notifications.",
     ],
@@ -133,7 +152,10 @@ def test_text_is_passed_on_with_the_feed_that_brings_it():
 
 
 def test_not_more_than_a_few_files_are_cited():
-    passages = tuple(passage(number, f"Title {number}", f"The colour of widget{number}_x is shade{number}_y in the catalogue{number}_z.") for number in range(5))
+    passages = tuple(
+        passage(number, f"Title {number}", f"The colour of widget{number}_x is shade{number}_y in the catalogue{number}_z.")
+        for number in range(5)
+    )
     relay = CitationFilter(passages, [f"u{number}" for number in range(5)])
     out = relay.feed(" ".join(p.chunk.text for p in passages)) + relay.flush()
     assert len({item.url for item in out if isinstance(item, Citation)}) == MAX_FILES
@@ -153,15 +175,16 @@ def test_the_filter_can_be_pickled():
 
 
 SAMPLE = (
-    "You can define background tasks to be run after returning a response [2]. Use `CORSMiddleware[0]` in your FastAPI application, e.g. as\n\n"
-    "## Head [1]\n```py\na[1]\n```\n- Create a list of allowed origins (as strings)\n\nSee [docs](x) v1.2. 🙂 Declare the file parameter with type UploadFile."
+    "You can define background tasks to be run after returning a response [2]. Configure `CORSMiddleware` in your FastAPI application[3], "
+    "e.g. as\n\n## Head [1]\n```py\na[1]\n```\n- Create a list of allowed origins (as strings)\n\n"
+    "See [docs](x) v1.2. 🙂 Declare the file parameter with type UploadFile."
 )
 
 
 @given(st.lists(st.integers(0, len(SAMPLE)), max_size=30))
 def test_the_result_does_not_depend_on_how_the_text_is_split(cuts: list[int]):
     edges = [0, *sorted(cuts), len(SAMPLE)]
-    pieces = [SAMPLE[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [SAMPLE[start:end] for start, end in pairwise(edges)]
     assert run(*pieces) == run(SAMPLE)
     assert len(run(SAMPLE)[1]) == 4
 
