@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx2
 import openai
-from openai import AsyncAPIResponse, AsyncOpenAI, DefaultAioHttpClient
+from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient
+from openai.types.chat import ChatCompletionChunk
 
 from deployments.core import config
 from deployments.core.errors import BackendFailed, ContextTooLong, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded
@@ -43,7 +45,7 @@ class Backend:
         request, reader = self._request(messages, sampling), EventReader()
         try:
             async with Patience(first) as limit, self._open(request) as response:
-                async for received in response.iter_bytes():
+                async for received in response.aiter_bytes():
                     piece = reader.feed(received)
                     yield piece
                     if piece.done:
@@ -62,15 +64,19 @@ class Backend:
         raise BackendFailed("the model backend ended its answer too early")
 
     @asynccontextmanager
-    async def _open(self, request: dict[str, Any]) -> AsyncGenerator[AsyncAPIResponse[Any]]:
-        """The response to a request; a kept connection that the backend had closed costs one more try."""
-        calls = self._client.chat.completions.with_streaming_response
-        async with AsyncExitStack() as stack:
-            try:
-                response = await stack.enter_async_context(calls.create(**request))
-            except openai.APIConnectionError:
-                response = await stack.enter_async_context(calls.create(**request))
-            yield response
+    async def _open(self, request: dict[str, Any]) -> AsyncGenerator[httpx2.Response]:
+        """The response to a request; a kept connection that the backend had closed costs one more try.
+
+        `post` instead of `chat.completions.create` saves the client's walk over the request's types, a sixth of a call.
+        """
+        kind = AsyncStream[ChatCompletionChunk]
+        post = partial(self._client.post, "/chat/completions", cast_to=ChatCompletionChunk, body=request, stream=True, stream_cls=kind)
+        try:
+            stream = await post()
+        except openai.APIConnectionError:
+            stream = await post()
+        async with stream:
+            yield stream.response
 
     async def close(self) -> None:
         """Close idle connections."""
