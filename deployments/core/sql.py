@@ -1,7 +1,10 @@
 """One way to open the SQL database, whichever engine it is."""
 
+import asyncio
+import sqlite3
 from typing import Any
 
+import aiosqlite
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -28,10 +31,26 @@ def open_engine(url: str) -> AsyncEngine:
 
 def _configure(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # the driver would begin by itself, late and without the lock: `_begin` does it instead
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    connection.run_async(_set_pragmas)
+
+
+async def _set_pragmas(connection: aiosqlite.Connection) -> None:
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+        await connection.execute(f"PRAGMA {pragma}")
+    async with asyncio.timeout(_BUSY_S):
+        # the first switch of a new file to WAL is refused at once, whatever the timeout, while another process makes it
+        while not await _in_wal(connection):
+            await asyncio.sleep(0.02)
+
+
+async def _in_wal(connection: aiosqlite.Connection) -> bool:
+    try:
+        await connection.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            return False
+        raise
+    return True
 
 
 def _begin(connection: Connection) -> None:
