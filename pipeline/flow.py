@@ -10,6 +10,7 @@ from deployments.core.errors import DeadlineExceeded, HeadraceError, StreamInter
 from deployments.core.log import Writer
 from deployments.core.ports import Embeds, Generates, Retrieves, Routes
 from deployments.core.types import Generation, LogRef, Passage, Query, Route, Turn, Vector
+from pipeline.excerpts import compress, excerpts
 from pipeline.prompts.compose import compose
 
 _logger = logging.getLogger("headrace.flow")
@@ -71,14 +72,17 @@ class Flow:
 
     def _generation(self, turn: Turn, writer: Writer, route: Route, passages: tuple[Passage, ...]) -> Generation:
         ref = writer.ref
+        chosen = excerpts(turn.question, passages) if self.settings.generator.quoting else ()
+        sources = compress(passages, chosen) if chosen else passages
         return Generation(
             log=LogRef(ref.response_id, ref.tenant, ref.channels, ref.record, writer.epoch, writer.next_seq),
             backend=route.backend,
-            messages=compose(turn.messages, passages, searched=route.retrieve),
+            messages=compose(turn.messages, sources, searched=route.retrieve),
             sampling=turn.sampling,
             passages=passages,
             citation_urls=tuple(f"{self.settings.base_url}/files/{p.file_id}#chunk={p.chunk.number}" for p in passages),
             deadline_s=turn.deadline_s,
+            quotes=tuple(excerpt.text for excerpt in chosen),
         )
 
 

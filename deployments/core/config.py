@@ -89,10 +89,19 @@ class Generator(Section):
     slots: int = Field(default=4, ge=1, description="Answers the embedded backend writes at once.")
     slot_tokens: int = Field(default=2048, ge=512, description="Context of one slot: prompt and answer.")
     context_tokens: int = Field(default=900, ge=0, description="Tokens of the prompt that passages may take.")
+    quotes: bool | None = Field(
+        default=None,
+        description="Hold grounded answers to sentences of the passages, which the model chooses; default: for SmolLM2 only. Needs llama.cpp.",
+    )
     default_max_tokens: int = Field(default=256, ge=1, description="Length of an answer where the request names none.")
     connect_timeout_s: float = Field(default=5, gt=0, description="How long connecting to the backend may take.")
     first_token_timeout_s: float = Field(default=60, gt=0, description="Longest wait for the backend's first token.")
     inter_token_timeout_s: float = Field(default=30, gt=0, description="Longest pause between two tokens.")
+
+    @property
+    def quoting(self) -> bool:
+        """Whether grounded answers are held to sentences of the passages."""
+        return self.quotes if self.quotes is not None else self.base_url is None and self.gguf is None
 
     @property
     def stage(self) -> Scaling:

@@ -189,7 +189,7 @@ class LogRef(msgspec.Struct, frozen=True):
 class Generation(msgspec.Struct, frozen=True):
     """One model call: the assembled prompt, the passages it may cite, and the log to write to.
 
-    `deadline_s` is what is left of the turn's time, in seconds.
+    `deadline_s` is what is left of the turn's time, in seconds. Where there are `quotes`, best first, the answer consists of them.
     """
 
     log: LogRef
@@ -199,6 +199,7 @@ class Generation(msgspec.Struct, frozen=True):
     passages: tuple[Passage, ...]
     citation_urls: tuple[str, ...]
     deadline_s: float
+    quotes: tuple[str, ...] = ()
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -15,7 +15,8 @@ from openai.types.chat import ChatCompletionChunk
 from deployments.core import config
 from deployments.core.errors import BackendFailed, ContextTooLong, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded
 from deployments.core.patience import Patience
-from deployments.core.types import Message, Sampling
+from deployments.core.types import Generation
+from deployments.generator.grammar import quoting
 from deployments.generator.sse import EventReader, Piece
 
 _logger = logging.getLogger("headrace.generator")
@@ -33,16 +34,16 @@ class Backend:
         http = DefaultAioHttpClient(timeout=timeout, follow_redirects=False)
         self._client = AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=timeout, http_client=http)
 
-    async def stream(self, messages: tuple[Message, ...], sampling: Sampling, deadline_s: float) -> AsyncGenerator[Piece]:
+    async def stream(self, generation: Generation) -> AsyncGenerator[Piece]:
         """The pieces of one answer, the last with `done`.
 
         Raises ContextTooLong, InvalidRequest, Overloaded, BackendFailed or DeadlineExceeded.
         Closing the iterator closes the connection, which ends the generation.
         """
         loop = asyncio.get_running_loop()
-        last = loop.time() + deadline_s
+        last = loop.time() + generation.deadline_s
         first = min(last, loop.time() + self._settings.first_token_timeout_s)
-        request, reader = self._request(messages, sampling), EventReader()
+        request, reader = self._request(generation), EventReader()
         try:
             async with Patience(first) as limit, self._open(request) as response:
                 async for received in response.aiter_bytes():
@@ -82,19 +83,21 @@ class Backend:
         """Close idle connections."""
         await self._client.close()
 
-    def _request(self, messages: tuple[Message, ...], sampling: Sampling) -> dict[str, Any]:
+    def _request(self, generation: Generation) -> dict[str, Any]:
+        sampling = generation.sampling
         wanted: dict[str, Any] = {
             "model": self._model,
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "messages": [{"role": message.role, "content": message.content} for message in generation.messages],
             "stream": True,
             "stream_options": {"include_usage": True},
             "max_tokens": sampling.max_tokens or self._settings.default_max_tokens,
-            "temperature": sampling.temperature,
+            "temperature": 0.0 if generation.quotes and sampling.temperature is None else sampling.temperature,
             "top_p": sampling.top_p,
             "frequency_penalty": sampling.frequency_penalty,
             "presence_penalty": sampling.presence_penalty,
             "seed": sampling.seed,
             "stop": list(sampling.stop) or None,
+            "grammar": quoting(generation.quotes) if generation.quotes else None,
         }
         return {name: value for name, value in wanted.items() if value is not None}
 

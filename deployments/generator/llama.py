@@ -62,7 +62,7 @@ class LlamaServer:
     def close(self) -> None:
         """End the process."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
 
 def _serve() -> None:

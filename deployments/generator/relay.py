@@ -42,7 +42,7 @@ class Relays:
 
     async def _write(self, generation: Generation, writer: Writer) -> Outcome:
         relay = self._filters(generation)
-        reason, usage, pieces = None, Usage(), self._backend.stream(generation.messages, generation.sampling, generation.deadline_s)
+        reason, usage, pieces = None, Usage(), self._backend.stream(generation)
         try:
             async with aclosing(pieces):
                 async for piece in pieces:

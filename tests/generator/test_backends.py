@@ -8,7 +8,7 @@ import pytest
 
 from deployments.core import config
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded
-from deployments.core.types import Message, Sampling
+from deployments.core.types import Generation, LogRef, Message, Sampling
 from deployments.generator.backends import Backend
 from tests.fakes import until
 from tests.loadtest.conftest import Simulator
@@ -24,12 +24,16 @@ async def backend(upstream: Simulator) -> AsyncIterator[Backend]:
     await backend.close()
 
 
+def generation(sampling: Sampling, deadline_s: float, messages: tuple[Message, ...] = QUESTION) -> Generation:
+    return Generation(LogRef("r", "t", (), record=False), "default", messages, sampling, (), (), deadline_s)
+
+
 def make(url: str, model: str = "sim") -> Backend:
     return Backend(url, "key", model, config.Generator(first_token_timeout_s=0.5, inter_token_timeout_s=0.3))
 
 
 async def read(backend: Backend, sampling: Sampling | None = None, deadline_s: float = 5) -> str:
-    pieces = [piece async for piece in backend.stream(QUESTION, sampling or Sampling(), deadline_s)]
+    pieces = [piece async for piece in backend.stream(generation(sampling or Sampling(), deadline_s))]
     assert pieces[-1].done
     return "".join(piece.text for piece in pieces)
 
@@ -38,7 +42,7 @@ async def failure(url: str, model: str, deadline_s: float = 5) -> tuple[type[Hea
     backend = make(url, model)
     text: list[str] = []
     try:
-        async for piece in backend.stream(QUESTION, Sampling(), deadline_s):
+        async for piece in backend.stream(generation(Sampling(), deadline_s)):
             text.append(piece.text)  # noqa: PERF401 - what came before the failure counts
     except HeadraceError as error:
         return type(error), "".join(text)
@@ -90,7 +94,7 @@ async def test_an_unreachable_backend_is_our_load_not_the_callers_fault() -> Non
 
 async def test_closing_the_iterator_ends_the_generation(upstream: Simulator) -> None:
     backend = make(upstream.url, "sim@tokens=2000")
-    async with aclosing(backend.stream((Message("user", "[[marker:closing]]"),), Sampling(), 60)) as pieces:
+    async with aclosing(backend.stream(generation(Sampling(), 60, (Message("user", "[[marker:closing]]"),)))) as pieces:
         async for piece in pieces:
             if piece.text:
                 break

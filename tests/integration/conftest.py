@@ -55,10 +55,10 @@ class Stack:
         """The process whose command line holds that text."""
         return next(process for process in self.processes() if any(part in word for word in process.cmdline()))
 
-    def headrace(self, *words: str) -> "subprocess.CompletedProcess[str]":
+    def headrace(self, *words: str, within_s: float = 300) -> "subprocess.CompletedProcess[str]":
         """Run a command of the command line against it."""
         command = [sys.executable, "-m", "pipeline.cli", *words, "--url", self.url, "--key", self.key]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, capture_output=True, text=True, timeout=within_s)
 
     def until(self, look: Callable[[], object], what: str, within_s: float = 60) -> float:
         """Wait for a true value; returns how long it took, in seconds."""
