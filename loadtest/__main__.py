@@ -9,6 +9,7 @@ from pathlib import Path
 from loadtest.bench.headrace import LAPTOP, Headrace
 from loadtest.bench.processes import obey_sigterm
 from loadtest.bench.upstream import Pace, simulated
+from loadtest.replicas import story, watched
 from loadtest.run import arguments, command
 from loadtest.scenario import load
 
@@ -24,16 +25,27 @@ async def run(argv: Sequence[str] | None) -> int:
     (options.out / options.scenario).mkdir(parents=True, exist_ok=True)
     if options.host != OWN:
         return await _locust(command(options))
-    pace = load(options.scenario).upstream
+    scenario = load(options.scenario)
+    pace = scenario.upstream
     async with simulated(Pace(pace.ttft_ms, pace.itl_ms, pace.tokens)) as upstream:
         sys.stderr.write("starting headrace in front of a simulator\n")
         with tempfile.TemporaryDirectory(prefix="hd-", ignore_cleanup_errors=True) as folder:
             data = Path(folder)
-            async with Headrace(data, options.config).running(upstream.url) as endpoint:
+            async with Headrace(data, options.config, settings=scenario.stack).running(upstream.url) as endpoint:
                 options.host = endpoint.url.removesuffix("/v1")
                 options.simulator = upstream.url.removesuffix("/v1")
                 options.key_file = [data / "demo.key"]
-                return await _locust(command(options))
+                return await _watched(command(options), endpoint.pid, options.out / options.scenario / "replicas.csv")
+
+
+async def _watched(words: list[str], root: int | None, file: Path) -> int:
+    """Run locust, and tell how the stages scaled meanwhile."""
+    if root is None:
+        return await _locust(words)
+    async with watched(root, file) as looks:
+        code = await _locust(words)
+    sys.stdout.write("".join(f"{line}\n" for line in story(looks) or ["no stage scaled"]))
+    return code
 
 
 async def _locust(words: list[str]) -> int:

@@ -20,7 +20,8 @@ def epilog() -> str:
             "Scenarios:",
             *lines,
             "",
-            "OUT/SCENARIO gets report.html, locust_*.csv, raw.jsonl (one object a request) and summary.json.",
+            "OUT/SCENARIO gets report.html, locust_*.csv, raw.jsonl (one object a request) and summary.json, and from a run that",
+            "starts its own stack replicas.csv.",
             "The exit code is 0 when all gates of the scenario were met, 1 when one was missed, 3 when the load",
             "generator itself used more than 90 % of a core, so that the run says nothing.",
         ]

@@ -81,6 +81,8 @@ class Scenario(Strict):
     warm_up_s: float = 0.0
     """Requests begun this early are reported but not judged."""
     upstream: Pace = Pace()
+    stack: dict[str, str] = {}
+    """Settings of the stack that the run starts, as environment variables."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     gates: Gates
 

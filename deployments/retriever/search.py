@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -84,7 +85,7 @@ def relevance(question: str, hits: Sequence[Hit]) -> dict[Key, float]:
 
     A word's weight falls with the number of hits that hold it, so "how do I" weighs little and a name that no hit holds weighs most.
     """
-    held = {hit.key: set(_words(" ".join((hit.title, *hit.chunk.headings, hit.chunk.text)))) for hit in hits}
+    held = {hit.key: vocabulary(hit.chunk.text) | vocabulary(" ".join((hit.title, *hit.chunk.headings))) for hit in hits}
     asked = dict.fromkeys(_words(question))
     weights = {word: math.log(1 + len(held) / (0.5 + sum(word in words for words in held.values()))) for word in asked}
     whole = sum(weights.values()) or 1.0
@@ -115,8 +116,16 @@ def _others(key: Key, scores: dict[Key, float]) -> float:
 
 def same(one: str, other: str) -> bool:
     """Whether two texts say nearly the same, word for word."""
-    first, second = set(_words(one)), set(_words(other))
+    first, second = vocabulary(one), vocabulary(other)
     return len(first & second) >= SAME_SHARE * len(first | second)
+
+
+@lru_cache(maxsize=4096)
+def vocabulary(text: str) -> frozenset[str]:
+    """The different words of a text in small letters, identifiers whole and in parts; kept, as the same passages are found again."""
+    found = set(WORD.findall(text))
+    parts = (part for word in found if not word[1:].islower() for part in HUMP.sub(" ", word).split())
+    return frozenset(word.lower() for word in (*found, *parts))
 
 
 def _words(text: str) -> list[str]:

@@ -3,9 +3,9 @@
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtest.bench.bare import free_ports
@@ -20,8 +20,10 @@ UP = "Ctrl-C ends it"
 
 LAPTOP = "pipeline/configs/laptop.yaml"
 
-STAGES = ("GATEWAY", "EMBEDDER", "RETRIEVER", "ROUTER", "GENERATOR", "WORKER")
-"""Each has one replica, as the bare apps have: a measurement must not be disturbed by a replica that starts."""
+ONE_REPLICA = {
+    f"HEADRACE_{stage}__SCALING__MAX_REPLICAS": "1" for stage in ("GATEWAY", "EMBEDDER", "RETRIEVER", "ROUTER", "GENERATOR", "WORKER")
+}
+"""As the bare apps have: a measurement must not be disturbed by a replica that starts."""
 
 CASES = (Case("headrace-direct", "headrace-direct"), Case("headrace", "headrace"))
 
@@ -35,6 +37,8 @@ class Headrace:
     config: str = LAPTOP
     name: str = "headrace"
     cases: tuple[Case, ...] = CASES
+    settings: Mapping[str, str] = field(default_factory=lambda: ONE_REPLICA)
+    """More of its environment."""
 
     @asynccontextmanager
     async def running(self, upstream: str) -> AsyncIterator[Endpoint]:
@@ -46,7 +50,8 @@ class Headrace:
             "HEADRACE_GENERATOR__API_KEY": "none",
             "HEADRACE_DATA_DIR": str(self.data),
             "HEADRACE_PORT": str(port),
-        } | {f"HEADRACE_{stage}__SCALING__MAX_REPLICAS": "1" for stage in STAGES}
+            **self.settings,
+        }
         command = [sys.executable, "-m", "pipeline.cli", "serve", "--config", self.config]
         with tempfile.TemporaryDirectory(prefix="hr-") as folder:
             process = await launch(command, environment, Path(folder))

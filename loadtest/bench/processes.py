@@ -7,6 +7,7 @@ import socket
 import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +110,15 @@ def _family(root: int) -> list[psutil.Process]:
         return [parent, *parent.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def names(root: int) -> list[str]:
+    """Return the names of a process and of those below it."""
+    found: list[str] = []
+    for process in _family(root):
+        with suppress(psutil.NoSuchProcess):
+            found.append(_name(process))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

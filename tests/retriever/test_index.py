@@ -197,3 +197,22 @@ async def test_upkeep_compacts_and_indexes_and_a_large_table_gets_a_vector_index
     assert (stats.num_indexed_rows, stats.num_unindexed_rows) == (20 * module.CHANGES, 0)
     assert {one.name for one in await table.list_indices()} == {"words", "vectors"}
     assert (await find(shelf, "alpha7 beta7 gamma"))[0][0] == "alpha7 beta7 gamma"
+
+
+async def test_upkeep_comes_when_no_more_changes_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "QUIET_S", 0.05)
+    index = Index(tmp_path, 4)
+    shelf = index.of(ALICE)
+    for number in range(3):
+        await fill(shelf, f"file {number}", f"alpha{number} gamma")
+    table = await index.table(shelf._key("store"))
+    assert table is not None
+
+    async def scanned() -> int:
+        stats = await table.index_stats("words")
+        return stats.num_unindexed_rows if stats else -1
+
+    async with asyncio.timeout(10):
+        while await scanned():
+            await asyncio.sleep(0.02)
+    await index.close()
