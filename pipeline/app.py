@@ -18,16 +18,16 @@ from deployments.worker.service import Worker
 from pipeline.citations import cite
 from pipeline.flow import Flow
 from pipeline.jobs import Ingest
-from pipeline.scaling import ingress, stage
+from pipeline.scaling import handle, ingress, stage
 
 
 def build(settings: Settings) -> Application:
     """The application for some settings; `serve run pipeline.app:build` calls it, and so does a Serve config file."""
-    embeds = EmbedderClient(stage(Embedder, "embedder", settings.embedder.scaling).bind(settings))
-    retrieves = RetrieverClient(stage(Retriever, "retriever", settings.retriever.scaling).bind(settings))
-    routes = RouterClient(stage(Router, "router", settings.router.scaling).bind(settings))
-    generates = GeneratorClient(stage(Generator, "generator", settings.generator.stage).bind(settings, cite))
-    works = WorkerClient(stage(Worker, "worker", settings.worker.scaling).bind(settings, Ingest(settings, embeds, retrieves)))
+    embeds = EmbedderClient(handle(Embedder, "embedder", settings.embedder.scaling, settings))
+    retrieves = RetrieverClient(handle(Retriever, "retriever", settings.retriever.scaling, settings))
+    routes = RouterClient(handle(Router, "router", settings.router.scaling, settings))
+    generates = GeneratorClient(handle(Generator, "generator", settings.generator.stage, settings, cite))
+    works = WorkerClient(handle(Worker, "worker", settings.worker.scaling, settings, Ingest(settings, embeds, retrieves)))
 
     flow = Flow(settings, embeds, retrieves, routes, generates)
     stages = Stages(embeds, retrieves, all=(embeds, retrieves, routes, generates, works))

@@ -4,6 +4,7 @@ from typing import cast
 
 from ray import serve
 from ray.serve import Deployment
+from ray.serve.handle import DeploymentHandle
 
 from deployments.core.config import Scaling
 
@@ -36,3 +37,8 @@ def stage(kind: type, name: str, scaling: Scaling) -> Deployment:
             "look_back_period_s": 5,
         },
     )
+
+
+def handle(kind: type, name: str, scaling: Scaling, *arguments: object) -> DeploymentHandle:
+    """The handle to a stage: Serve puts it in the place of the bound deployment that this is until then."""
+    return cast(DeploymentHandle, stage(kind, name, scaling).bind(*arguments))

@@ -91,7 +91,7 @@ class Generator(Section):
     context_tokens: int = Field(default=900, ge=0, description="Tokens of the prompt that passages may take.")
     quotes: bool | None = Field(
         default=None,
-        description="Hold grounded answers to sentences of the passages, which the model chooses; default: for SmolLM2 only. Needs llama.cpp.",
+        description="Hold grounded answers to sentences of the passages, which the model picks; default: SmolLM2 only. Needs llama.cpp.",
     )
     default_max_tokens: int = Field(default=256, ge=1, description="Length of an answer where the request names none.")
     connect_timeout_s: float = Field(default=5, gt=0, description="How long connecting to the backend may take.")

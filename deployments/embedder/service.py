@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,9 @@ class Embedder:
         self._bulk_turn = asyncio.Lock()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._batch.set_max_batch_size(settings.embedder.max_batch)
-        self._batch.set_batch_wait_timeout_s(settings.embedder.batch_wait_ms / 1000)
+        batching = cast(Any, self._batch)  # the decorator's types do not know what it adds
+        batching.set_max_batch_size(settings.embedder.max_batch)
+        batching.set_batch_wait_timeout_s(settings.embedder.batch_wait_ms / 1000)
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors of shape (len(texts), dimensions), in the order of `texts`."""

@@ -2,7 +2,7 @@
 
 import re
 
-from lxml import etree
+import lxml.etree as etree
 
 from deployments.retriever.document import Block, Kind
 
