@@ -192,7 +192,7 @@ class TenantStore:
         """The ids of the stores that hold a file, and its status in each."""
         held = select(MemberRow.store_id, MemberRow.status).where(MemberRow.file_id == file_id, MemberRow.tenant_id == self._tenant)
         async with self._store.session() as session:
-            return dict((await session.execute(held)).tuples().all())
+            return dict((await session.execute(held)).all())
 
     async def delete_file(self, file_id: str) -> list[str]:
         """Delete a file with its passages; returns the ids of the stores that held it."""

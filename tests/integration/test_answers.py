@@ -1,16 +1,18 @@
 """Questions to the whole stack, over its edge."""
 
 import asyncio
-import contextlib
 import json
 import re
 import time
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 from openai import OpenAI
-from redis import Redis
+from redis.asyncio import Redis
 
+from deployments.core.log import read
+from deployments.core.types import Delta, Failed, Finished, LogRef
 from tests.integration.conftest import Stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
@@ -136,14 +138,28 @@ async def test_a_client_can_not_switch_that_off(stack: Stack) -> None:
     assert (await cancellations(stack, 3, disconnect_disabled=True))[-1] < 1000
 
 
-def test_what_was_left_behind_expires(stack: Stack) -> None:
-    """After all that: no key without a time to live, and no log of an answer that is not closed."""
-    url = (stack.data_dir / "valkey" / "admin.url") if (stack.data_dir / "valkey" / "admin.url").exists() else None
-    if url is None:
-        pytest.skip("the embedded Valkey's admin address is not where this test looks")
-    with contextlib.closing(Redis.from_url(url.read_text().strip())) as valkey:
-        keys = list(valkey.scan_iter("*"))
-        assert all(valkey.ttl(key) > 0 for key in keys)
+async def test_what_was_left_behind_expires_and_is_closed(stack: Stack) -> None:
+    """After an answer and a broken connection: no key without a time to live, and no log of an answer that is not closed."""
+    await leave(stack, "unfinished")
+    config = Path(stack.named("valkey.conf").cmdline()[-1])
+    password = (stack.data_dir / "valkey-admin.key").read_text()
+    async with aclosing(Redis.from_url(f"unix://admin:{password}@{config.parent / 'valkey.sock'}")) as valkey:
+
+        async def open_logs() -> list[bytes]:
+            logs = [name async for name in valkey.scan_iter("*:log:*")]
+            assert logs
+            return [name for name in logs if not isinstance(await last(valkey, name), Finished | Failed)]
+
+        async with asyncio.timeout(5):
+            while await open_logs():
+                await asyncio.sleep(0.05)
+        assert [name async for name in valkey.scan_iter("*") if await valkey.ttl(name) <= 0] == []
+
+
+async def last(valkey: Redis, name: bytes) -> Delta:
+    """The last delta of a recorded log."""
+    tenant, response = name.decode().removeprefix("hr:{").split("}:log:")
+    return (await read(valkey, LogRef(response, tenant, (), record=True)))[-1]
 
 
 def test_many_streams_at_once_lose_nothing(stack: Stack) -> None:

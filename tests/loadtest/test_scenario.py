@@ -41,7 +41,7 @@ def test_after_the_last_stage_the_run_is_over() -> None:
 
 def test_a_scenario_can_be_made_smaller() -> None:
     small = scaled(load("burst"), 0.1, 0.5)
-    assert [(stage.seconds, stage.users) for stage in small] == [(15, 1), (30, 6), (45, 1)]
+    assert [(stage.seconds, stage.users) for stage in small] == [(15, 1), (30, 2), (45, 1)]
 
 
 def test_the_command_names_reports_and_keys(tmp_path) -> None:
