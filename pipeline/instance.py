@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -82,7 +83,7 @@ class Instance:
     def close(self) -> list[str]:
         """Kill what is left and give the data folder free; the names of what had to be killed."""
         names = self.sweep()
-        Path(self.card.short).unlink(missing_ok=True)
+        _unlink(self.card.short)
         card_path(self.data_dir).unlink(missing_ok=True)
         os.close(self._lock)
         return names
@@ -93,9 +94,7 @@ class Instance:
         if left is None:
             return []
         names = _sweep(left.mark)
-        link = Path(left.short)
-        if link.is_symlink() and link.parent == _SHORT_ROOT:
-            link.unlink()
+        _unlink(left.short)
         return names
 
     def _write(self) -> None:
@@ -177,6 +176,14 @@ def _sweep(mark: str, spare: Collection[int] = (), root: psutil.Process | None =
                 continue
         psutil.wait_procs(doomed, timeout=3)
     return names
+
+
+def _unlink(short: str) -> None:
+    """Remove an instance's short path; what is there instead of a symbolic link is not ours, and stays."""
+    link = Path(short)
+    if link.parent == _SHORT_ROOT and link.is_symlink():
+        with suppress(OSError):  # gone meanwhile, or another user's; a link that stays disturbs nobody, its name was random
+            link.unlink()
 
 
 def _alive(process: psutil.Process) -> bool:

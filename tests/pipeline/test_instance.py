@@ -1,13 +1,15 @@
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 import pytest
 
 from deployments.core.config import environment
-from pipeline.instance import MARK, Instance, InUse, end, read, running
+from pipeline.instance import MARK, Instance, InUse, card_path, end, read, running
 
 
 @pytest.fixture
@@ -45,6 +47,41 @@ def test_closing_kills_what_is_marked_and_frees_the_folder(tmp_path: Path):
     assert not psutil.pid_exists(left.pid)
     assert not running(tmp_path)
     assert not instance.folder.is_symlink()
+
+
+def test_closing_bears_a_short_path_that_is_gone(tmp_path: Path):
+    instance = Instance(tmp_path, "")
+    instance.folder.unlink()
+    instance.close()
+    assert not running(tmp_path)
+    assert read(tmp_path) is None
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
+def test_closing_leaves_what_took_the_place_of_its_short_path(tmp_path: Path, make: Callable[[Path], None]):
+    instance = Instance(tmp_path, "")
+    short = instance.folder
+    short.unlink()
+    make(short)
+    try:
+        instance.close()
+        assert short.exists()
+        assert not running(tmp_path)
+    finally:
+        short.rmdir() if short.is_dir() else short.unlink()
+
+
+def test_the_next_one_bears_what_took_the_place_of_a_dead_ones_short_path(tmp_path: Path):
+    first = Instance(tmp_path, "")
+    card, short = first.card, first.folder
+    first.close()
+    card_path(tmp_path).write_text(json.dumps(asdict(card)))
+    short.mkdir()
+    try:
+        Instance(tmp_path, "").close()
+        assert short.is_dir()
+    finally:
+        short.rmdir()
 
 
 def test_what_is_spared_lives(instance: Instance):
