@@ -36,14 +36,14 @@ def story(counts: Sequence[Counter[str]]) -> list[str]:
 @asynccontextmanager
 async def watched(root: int, file: Path) -> AsyncIterator[list[Counter[str]]]:
     """Look every second at the replicas below a process; the looks are in the list, and in a CSV file at the end."""
-    looks: list[tuple[float, Counter[str]]] = []
+    seconds: list[float] = []
     counts: list[Counter[str]] = []
 
     async def look() -> None:
         began = time.monotonic()
         while True:
             counts.append(count(await asyncio.to_thread(names, root)))
-            looks.append((time.monotonic() - began, counts[-1]))
+            seconds.append(time.monotonic() - began)
             await asyncio.sleep(LOOK_S)
 
     task = asyncio.create_task(look())
@@ -57,4 +57,4 @@ async def watched(root: int, file: Path) -> AsyncIterator[list[Counter[str]]]:
         with file.open("w", newline="") as out:
             rows = csv.writer(out)
             rows.writerow(["second", *stages])
-            rows.writerows([f"{second:.1f}", *(each[stage] for stage in stages)] for second, each in looks)
+            rows.writerows([f"{second:.1f}", *(each[stage] for stage in stages)] for second, each in zip(seconds, counts, strict=True))

@@ -58,8 +58,10 @@ def excerpts(question: str, passages: Sequence[Passage], limit: int = LIMIT) -> 
         score = share(words) + PASSAGE_WEIGHT * passages[excerpt.passage].score + HEADINGS_WEIGHT * headings[excerpt.passage]
         scores[excerpt] = score - PLACE_COST * place - COLON_COST * excerpt.text.endswith(":")
     best = sorted(scores, key=lambda excerpt: -scores[excerpt])
-    distinct = {excerpt.text: excerpt for excerpt in reversed(best)}
-    return tuple(excerpt for excerpt in best if distinct[excerpt.text] is excerpt)[:limit]
+    distinct: dict[str, Excerpt] = {}
+    for excerpt in best:
+        distinct.setdefault(excerpt.text, excerpt)
+    return tuple(distinct.values())[:limit]
 
 
 def sentences(text: str) -> Iterator[str]:

@@ -159,12 +159,9 @@ def test_every_setting_is_on_its_page():
 
 
 def test_the_readmes_map_is_the_disk():
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        pytest.skip("README.md is not written yet")
-    mapped = set(re.findall(r"^[\s│├└─]*([\w.-]+)/", readme.read_text(), re.M))
+    mapped = set(re.findall(r"^[\s│├└─]*([\w.-]+)/", (ROOT / "README.md").read_text(), re.M))
     folders = {path.relative_to(ROOT).parts[0] for path in tracked() if len(path.relative_to(ROOT).parts) > 1}
-    assert {folder for folder in folders if not folder.startswith(".")} <= mapped | {"requirements"}
+    assert {folder for folder in folders if not folder.startswith(".")} <= mapped
 
 
 def test_no_file_names_a_machine():

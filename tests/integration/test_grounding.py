@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from tests.integration.conftest import Stack, end, start
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 QUESTIONS = Path(__file__).parents[1] / "questions"
-PAGES = os.environ.get("DATA") and Path(os.environ["DATA"]) / "docs_fastapi" / "docs"
 MILLS = {
     "headrace.md": "# Headrace\n\nA headrace is the channel that brings water from the weir to the wheel of a mill.\n",
     "tailrace.md": "# Tailrace\n\nA tailrace is the channel that leads the used water away from the wheel of a mill.\n",
@@ -45,11 +43,10 @@ def test_an_answer_is_cited_from_the_page_that_holds_it(embedded: Stack, tmp_pat
 
 
 @pytest.mark.full
-@pytest.mark.skipif(not PAGES, reason="DATA=folder with docs_fastapi is not set")
-def test_questions_about_real_pages_are_answered_from_the_right_ones(embedded: Stack) -> None:
+def test_questions_about_real_pages_are_answered_from_the_right_ones(data: Path, embedded: Stack) -> None:
     known = [json.loads(line) for line in (QUESTIONS / "fastapi_docs.jsonl").read_text().splitlines()]
     foreign = [json.loads(line)["question"] for line in (QUESTIONS / "off_topic.jsonl").read_text().splitlines()]
-    ingest(embedded, Path(str(PAGES)))
+    ingest(embedded, data / "docs_fastapi" / "docs")
     found = cited(embedded, [entry["question"] for entry in known])
     first = sum(pages[:1] != [] and pages[0] in entry["pages"] for entry, pages in zip(known, found, strict=True))
     anywhere = sum(bool(set(pages) & set(entry["pages"])) for entry, pages in zip(known, found, strict=True))
