@@ -22,7 +22,8 @@ def stage(kind: type, name: str, scaling: Scaling) -> Deployment:
         max_ongoing_requests=scaling.max_ongoing,
         max_queued_requests=scaling.max_queued,
         ray_actor_options={"num_cpus": scaling.num_cpus},
-        logging_config={"enable_access_log": False, "encoding": "JSON"},
+        # With INFO Serve makes a record of every call and then drops it.
+        logging_config={"enable_access_log": False, "encoding": "JSON", "log_level": "WARNING"},
         health_check_period_s=2,
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.5,

@@ -29,8 +29,15 @@ _decode = msgspec.msgpack.Decoder(list[Delta]).decode
 RETRY_S = 0.05
 """Pause before deltas that could not be delivered are sent again."""
 
-_STREAMS_PER_TICK = 25
-"""Open answers that one base tick serves; with more the tick grows in proportion, so the cost of flushing stays flat."""
+REPLY_S = 5.0
+"""Within this time Valkey answers a flush, or it counts as away."""
+
+_STREAMS_PER_TICK = 50
+"""Open answers that one base tick serves; with more the tick grows in proportion, so the cost of flushing stays flat.
+
+Measured at 100 open answers on two cores, as tokens/s of what the backend offers and CPU-ms per 1,000 tokens: a tick of 15 ms 96.2 %
+and 249, 20 ms 94.9 % and 214, 25 ms 94.2 % and 206, 50 ms 92.6 % and 176.
+"""
 
 Entries = list[tuple[bytes, dict[bytes, bytes]]]
 """What Valkey answers of a stream: ids and fields."""
@@ -253,7 +260,8 @@ class Outbox:
     async def _flush(self, writers: list[Writer]) -> None:
         self._in_flight = writers
         try:
-            undelivered = await self._send(writers)
+            async with asyncio.timeout(REPLY_S):
+                undelivered = await self._send(writers)
         except (RedisError, OSError) as error:
             _logger.warning("valkey is away: %s", error)
             undelivered = list(self.writers.union(writers))

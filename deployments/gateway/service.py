@@ -1,5 +1,6 @@
 """The gateway as a Serve deployment: the ingress of the application."""
 
+from deployments.core.collector import relax
 from deployments.core.config import Settings
 from deployments.core.follow import Hub
 from deployments.core.keys import Keys
@@ -14,11 +15,11 @@ class Gateway:
     """Builds the HTTP application over a flow and the near sides of the other stages."""
 
     def __init__(self, settings: Settings, stages: Stages, flow: Answers):
+        relax()
         store = Store(settings.database_url)
         keys = Keys(store, settings.pepper_bytes(), settings.gateway.key_cache_s, settings.gateway.session_ttl_s)
-        valkey = connect(settings.valkey)
-        hub = Hub(valkey, settings.log)
-        outbox = Outbox(valkey, settings.log, local=hub)
+        hub = Hub(connect(settings.valkey), settings.log)
+        outbox = Outbox(connect(settings.valkey, reply_timeout_s=None), settings.log, local=hub)
         self._app = build_app(Context(settings, store, keys, hub, outbox, flow, stages))
 
     def __serve_build_asgi_app__(self) -> App:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from deployments.core.collector import relax
 from deployments.core.config import Settings
 from deployments.core.follow import STOP_CHANNEL, receive
 from deployments.core.log import RETRY_S, Outbox
@@ -21,12 +22,14 @@ class Generator:
 
     def __init__(self, settings: Settings, filters: Callable[[Generation], Relay]):
         chosen = settings.generator
+        relax()
         self._llama = None if chosen.base_url else LlamaServer(chosen)
         url, key = (
             (self._llama.base_url, self._llama.api_key) if self._llama else (chosen.base_url or "", chosen.api_key.get_secret_value())
         )
         self._valkey = connect(settings.valkey)
-        self._relays = Relays(Backend(url, key, chosen.model, chosen), Outbox(self._valkey, settings.log), filters)
+        outbox = Outbox(connect(settings.valkey, reply_timeout_s=None), settings.log)
+        self._relays = Relays(Backend(url, key, chosen.model, chosen), outbox, filters)
         self._listener: asyncio.Task[None] | None = None
 
     async def generate(self, generation: Generation) -> Outcome:

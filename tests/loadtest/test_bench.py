@@ -169,7 +169,7 @@ def test_the_bench_of_the_simulator_runs_from_start_to_end(tmp_path: Path, monke
     found = json.loads((tmp_path / "bench.json").read_text())
     faults = found["runs"][0]["faults"]
     assert code == bool(faults)
-    assert all("other processes" in fault for fault in faults)
+    assert all("of a core" in fault for fault in faults)  # a busy machine is no failure of the bench
     medians = found["medians"]["simulator"]
     assert medians["tokens_share_100"]["median"] == 100
     assert medians["single_ttft_ms"]["median"] >= 4.5

@@ -1,7 +1,6 @@
 """Replicas counted by the names of their processes."""
 
 import asyncio
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -19,9 +18,14 @@ def test_only_stages_that_changed_are_told() -> None:
 
 
 async def test_the_looks_are_written(tmp_path: Path) -> None:
-    async with watched(os.getpid(), tmp_path / "replicas.csv") as looks:
-        while not looks:
-            await asyncio.sleep(0.01)
+    replica = await asyncio.create_subprocess_exec("bash", "-c", "exec -a ray::ServeReplica:headrace:router sleep 60")
+    try:
+        async with watched(replica.pid, tmp_path / "replicas.csv") as looks:
+            while not looks or looks[-1] != Counter(router=1):
+                await asyncio.sleep(0.01)
+    finally:
+        replica.kill()
+        await replica.wait()
     head, *rows = (tmp_path / "replicas.csv").read_text().splitlines()
-    assert head == "second"
-    assert len(rows) == len(looks) > 0
+    assert head == "second,router"
+    assert [row.split(",")[1] for row in rows] == [str(look["router"]) for look in looks]
