@@ -55,6 +55,8 @@ class Gates(Strict):
     refusals_without_retry_after: int = 0
     orphans: int = 0
     """Answers the simulator still works on after the last client has gone; judged when its URL is given."""
+    last_turn: float | None = None
+    """Median TTFT of the last turn of the conversations, as a multiple of that of their first, at most."""
     fairness: float | None = None
     """Jain's index over the tokens each key received, at least."""
 

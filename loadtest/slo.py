@@ -53,6 +53,8 @@ def judge(rows: Sequence[Row], gates: Gates, orphans: int | None) -> list[Verdic
     ]
     if orphans is not None:
         verdicts.append(_at_most("orphans", gates.orphans, orphans))
+    if gates.last_turn is not None:
+        verdicts.append(_at_most("last_turn", gates.last_turn, _last_turn(good)))
     if gates.fairness is not None:
         verdicts.append(_at_least("fairness", gates.fairness, _fairness(rows)))
     return verdicts
@@ -70,6 +72,17 @@ def _at_most(gate: str, limit: float, found: float | None) -> Verdict:
 
 def _at_least(gate: str, limit: float, found: float | None) -> Verdict:
     return Verdict(gate, limit, found, found is not None and found >= limit)
+
+
+def _last_turn(rows: Sequence[Row]) -> float | None:
+    """How much later the last turn begins than the first; None where there were not two turns."""
+    turns: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.ttft_ms is not None:
+            turns[row.turn].append(row.ttft_ms)
+    if len(turns) < 2:
+        return None
+    return percentile(turns[max(turns)], 50) / percentile(turns[min(turns)], 50)
 
 
 def _fairness(rows: Sequence[Row]) -> float | None:

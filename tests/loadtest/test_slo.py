@@ -77,6 +77,14 @@ def test_a_starved_key_misses_fairness() -> None:
     assert missed([GOOD] * 10 + [replace(GOOD, tenant=1, tokens=1)]) == ["fairness"]
 
 
+@pytest.mark.parametrize(("last_ms", "met"), [(60.0, True), (80.0, False), (None, False)])
+def test_a_conversation_must_not_slow_down(last_ms: float | None, met: bool) -> None:
+    rows = [GOOD, replace(GOOD, turn=9, ttft_ms=500.0), replace(GOOD, turn=19, ttft_ms=last_ms)] if last_ms else [GOOD]
+    found = {verdict.gate: verdict for verdict in judge(rows, Gates(last_turn=1.5), None)}["last_turn"]
+    assert found.met is met
+    assert found.found == (last_ms / 50 if last_ms else None)
+
+
 def test_an_empty_run_is_not_a_success() -> None:
     found = verdicts([])
     assert found["success_ratio"] == Verdict("success_ratio", 0.99, None, False)

@@ -171,18 +171,20 @@ def test_what_is_killed_comes_back(running: Running, part: str, within_s: float)
     victims = [p for p in running.find(part) if part != "serve/" or "haproxy.cfg" in " ".join(p.cmdline())]
     assert victims
     old = {victim.pid for victim in victims}
+    begun = time.monotonic()
     for victim in victims:
         victim.kill()
     wait(lambda: {p.pid for p in running.find(part)} - old, within_s)
     wait(lambda: running.get("/echo/x")[0] == 200, within_s)
+    print(f"\n{part} killed: back after {time.monotonic() - begun:.1f} s")  # noqa: T201
 
 
 @pytest.mark.full
 def test_ray_is_started_again_with_the_application(running: Running):
     for victim in running.find("raylet/raylet"):
         victim.kill()
-    wait(lambda: running.get("/echo/x")[0] == 503, 20)
-    wait(lambda: running.get("/echo/x")[0] == 200, 90)
+    noticed = wait(lambda: running.get("/echo/x")[0] == 503, 20)
+    print(f"\nraylet killed: back after {noticed + wait(lambda: running.get('/echo/x')[0] == 200, 90):.1f} s")  # noqa: T201
 
 
 @pytest.mark.full
