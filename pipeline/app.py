@@ -19,10 +19,12 @@ from pipeline.citations import cite
 from pipeline.flow import Flow
 from pipeline.jobs import Ingest
 from pipeline.scaling import handle, ingress, stage
+from pipeline.standalone import stand
 
 
 def build(settings: Settings) -> Application:
     """The application for some settings; `serve run pipeline.app:build` calls it, and so does a Serve config file."""
+    settings = stand(settings)
     embeds = EmbedderClient(handle(Embedder, "embedder", settings.embedder.scaling, settings))
     retrieves = RetrieverClient(handle(Retriever, "retriever", settings.retriever.scaling, settings))
     routes = RouterClient(handle(Router, "router", settings.router.scaling, settings))

@@ -122,7 +122,7 @@ class Child:
                 stderr=asyncio.subprocess.STDOUT,
                 limit=_LINE_BYTES,
                 start_new_session=True,  # Ctrl-C is for the supervisor alone
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
             self._log.info("started, pid %d", process.pid)
             await self._attend(process)
@@ -176,7 +176,8 @@ def _rotating(name: str, path: Path) -> logging.Logger:
 _libc = ctypes.CDLL(None, use_errno=True)  # loaded before any fork: a forked child should not search for libraries
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For a forked child, before it runs its program: have the system end it when its parent ends, however that happens."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() == 1:  # the parent went away in between
         os._exit(1)
