@@ -24,7 +24,8 @@ FLAGS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"
 def stand(settings: Settings) -> Settings:
     """The settings under which the stages may start: the database is prepared, the data folder absolute, and there is a Valkey.
 
-    Where none is named, one is started that lives as long as the Ray cluster. Doing so again changes nothing.
+    Where none is named, one is started that lives as long as the Ray cluster. Doing so again changes nothing. Raises RuntimeError
+    where none is named and the cluster has several nodes, which could not all reach ours.
     """
     if missing := [f"{name}={value}" for name, value in FLAGS.items() if environment().get(name) != value]:
         _logger.warning("Ray was started without %s", " ".join(missing))
@@ -32,6 +33,8 @@ def stand(settings: Settings) -> Settings:
     setup.prepare(settings)
     if settings.valkey_url is not None:
         return settings
+    if (nodes := len(ray.nodes())) > 1:
+        raise RuntimeError(f"the cluster has {nodes} nodes: name a Valkey or Redis that all of them reach in HEADRACE_VALKEY_URL")
     return settings.model_copy(update={"valkey_url": SecretStr(ray.get(_keeper(settings).url.remote()))})
 
 
