@@ -164,15 +164,15 @@ def test_the_command_line_knows_its_targets(tmp_path: Path) -> None:
 @pytest.mark.integration
 def test_the_bench_of_the_simulator_runs_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(bench.__file__).parents[2])
-    pace = ["--ttft-ms", "5", "--itl-ms", "5", "--tokens", "10"]
+    pace = ["--ttft-ms", "50", "--itl-ms", "5", "--tokens", "10"]  # with 5 ms, 64 clients would use up the simulator
     code = bench.main(["--quick", "--only", "simulator", "--json", str(tmp_path / "bench.json"), *pace])
     found = json.loads((tmp_path / "bench.json").read_text())
     faults = found["runs"][0]["faults"]
     assert code == bool(faults)
-    assert all("of a core" in fault for fault in faults)  # a busy machine is no failure of the bench
+    assert all("other processes" in fault for fault in faults)
     medians = found["medians"]["simulator"]
     assert medians["tokens_share_100"]["median"] == 100
-    assert medians["single_ttft_ms"]["median"] >= 4.5
+    assert medians["single_ttft_ms"]["median"] >= 49.5
 
 
 @pytest.mark.integration

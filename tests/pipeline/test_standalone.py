@@ -63,6 +63,8 @@ def test_serve_run_brings_its_own_valkey_and_database(laptop: Path, folder: Path
             valkey.kill()
             wait_until(lambda: not valkey.is_running(), "its end")
             wait_until(lambda: health(http)[1].get("parts", {}).get("valkey", {}).get("ok"), "Valkey", 30)
+            below = psutil.Process(process.pid).children(recursive=True)
+            assert any("valkey" in each.name() for each in below)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(90)
