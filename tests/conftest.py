@@ -30,6 +30,11 @@ class Server:
         """Start it; it answers once its socket is there."""
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        if self._process:
+            self._process.send_signal(number)
+
     def kill(self) -> None:
         """End it at once, with everything it holds."""
         if self._process:

@@ -195,10 +195,10 @@ class Settings(BaseSettings):
 
     @property
     def valkey(self) -> str:
-        """The Valkey URL in force: the configured one, or that of the embedded server, which writes it to its folder."""
-        if self.valkey_url is not None:
-            return self.valkey_url.get_secret_value()
-        return (self.data_dir / "valkey" / "url").read_text().strip()
+        """The Valkey URL in force; where none is configured, what starts the application starts a Valkey and sets it."""
+        if self.valkey_url is None:
+            raise ValueError("no Valkey is named; set HEADRACE_VALKEY_URL")
+        return self.valkey_url.get_secret_value()
 
     @property
     def index_dir(self) -> Path:

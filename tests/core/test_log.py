@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 
 import pytest
 from redis.asyncio import Redis
@@ -9,8 +10,9 @@ from redis.asyncio import Redis
 from deployments.core import config
 from deployments.core.errors import StreamInterrupted
 from deployments.core.follow import STOP_CHANNEL, Follower, Hub, receive
-from deployments.core.log import Outbox, read, stream_key
+from deployments.core.log import REPLY_S, Outbox, read, stream_key
 from deployments.core.types import Citation, Cited, Delta, Failed, Finished, LogRef, Opened, Outcome, Text, Usage
+from deployments.core.valkey import connect
 from tests.conftest import Server
 from tests.fakes import until
 
@@ -124,6 +126,22 @@ async def test_valkey_killed_and_wiped_is_a_stall_without_a_gap(valkey: Redis, v
     assert "".join(d.text for d in deltas if isinstance(d, Text)) == "".join(words)
     if record:
         assert await read(valkey, ref(hub)) == deltas
+
+
+async def test_valkey_that_hangs_counts_as_away(valkey: Redis, valkey_server: Server, hub: Hub) -> None:
+    unbounded = connect(valkey_server.url, reply_timeout_s=None)
+    outbox = Outbox(unbounded, config.Log(tick_ms=2, stall_s=10))
+    with hub.follow("r1") as follower, outbox.writer(ref(hub)) as writer:
+        writer.text("a")
+        assert await follower.read() == [Text(0, "a")]
+        valkey_server.signal(signal.SIGSTOP)
+        writer.text("b")
+        await asyncio.sleep(REPLY_S + 0.5)
+        valkey_server.signal(signal.SIGCONT)
+        await writer.drain()
+        assert await follower.read() == [Text(1, "b")]
+    assert await read(valkey, ref(hub)) == [Text(0, "a"), Text(1, "b")]
+    await unbounded.aclose()
 
 
 async def test_a_follower_that_never_comes_back_breaks_the_writer(valkey: Redis) -> None:
