@@ -101,6 +101,8 @@ def _serve(folder: Path, ports: Ports, max_connections: int, longest_stream_s: f
         # Serve's defaults (10 s, 10 s) cost 28 s without a proxy; the threshold of three failures stays.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
+        # Serve's default (5 s) kills the proxy of a busy machine while it is still being imported, and the start with it.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "45",
         # One node: there is no other proxy that would have to hear of a leaving replica first.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
