@@ -17,6 +17,8 @@ from tests.house import house
 
 __all__ = ["house"]
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job run in the background ignores it, and so would all it starts
+
 
 class Server:
     """A Valkey on a unix socket that a test may kill and start again."""

@@ -20,7 +20,8 @@ from openai import AsyncOpenAI
 from deployments.core.config import Settings
 from deployments.core.follow import Hub
 from deployments.core.keys import Keys
-from deployments.core.log import Outbox, Writer
+from deployments.core.log import Writer
+from deployments.core.outbox import Outbox
 from deployments.core.schema import migrate
 from deployments.core.store import Store
 from deployments.core.types import Chunk, Passage, Principal, Query, Turn, Vector, Vectors

@@ -16,7 +16,8 @@ from deployments.core.config import Gateway, Log, Settings
 from deployments.core.errors import HeadraceError
 from deployments.core.follow import Hub
 from deployments.core.keys import Keys
-from deployments.core.log import Outbox, Writer
+from deployments.core.log import Writer
+from deployments.core.outbox import Outbox
 from deployments.core.types import Citation, Outcome, Turn, Usage
 from deployments.gateway.app import build_app
 from deployments.gateway.context import Context, Stages

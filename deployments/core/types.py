@@ -23,11 +23,38 @@ class Principal(msgspec.Struct, frozen=True):
     scopes: frozenset[str]
 
 
-class Message(msgspec.Struct, frozen=True):
-    """One message of a conversation, text only."""
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call of one of the caller's functions, as the model asked for it; `arguments` is its JSON, unchecked."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of a conversation: text, the calls an assistant made, or (`call_id`) the result of one of them."""
 
     role: Role
     content: str
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str | None = None
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function of the caller's that the model may ask for; `parameters` is its JSON schema, encoded."""
+
+    name: str
+    description: str | None = None
+    parameters: bytes | None = None
+    strict: bool | None = None
+
+
+class Toolbox(msgspec.Struct, frozen=True):
+    """The functions a turn may ask for. `choice` is `auto`, `none`, `required`, or `=name` for one function."""
+
+    tools: tuple[Tool, ...] = ()
+    choice: str | None = None
+    parallel: bool | None = None
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,10 +67,23 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     presence_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+    """Alternatives per token; None asks for no probabilities at all, 0 for those of the tokens chosen."""
+    json_object: bool = False
+
+
+class Search(msgspec.Struct, frozen=True):
+    """A search the caller asked for by the `file_search` tool, so that its course and its results are part of the answer."""
+
+    limit: int = 20
+    min_score: float = 0.0
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """One question of one principal, as admitted; `id` names its response, `store_id` the vector store it may be answered from."""
+    """One question of one principal, as admitted; `id` names its response, `store_id` the vector store it may be answered from.
+
+    `conversation_id` names the session whose earlier turns belong before `messages`.
+    """
 
     id: str
     principal: Principal
@@ -53,6 +93,9 @@ class Turn(msgspec.Struct, frozen=True):
     created: int
     deadline_s: float
     store_id: str | None = None
+    toolbox: Toolbox = Toolbox()
+    search: Search | None = None
+    conversation_id: str | None = None
 
     @property
     def question(self) -> str:
@@ -124,11 +167,53 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     seq: int
 
 
+class Logprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token of the model's and its natural-log probability, with the most likely others."""
+
+    token: str
+    logprob: float
+    others: "tuple[Logprob, ...]" = ()
+
+
 class Text(msgspec.Struct, frozen=True, array_like=True, tag="t"):
-    """More text of the answer; never splits a code point."""
+    """More text of the answer; never splits a code point. Probabilities come with the text their tokens became part of."""
 
     seq: int
     text: str
+    logprobs: tuple[Logprob, ...] = ()
+
+
+class Searching(msgspec.Struct, frozen=True, array_like=True, tag="q"):
+    """A search that the caller asked for has begun."""
+
+    seq: int
+    queries: tuple[str, ...]
+
+
+class Hit(msgspec.Struct, frozen=True, array_like=True):
+    """A passage as the caller of `file_search` sees it; `score` is 0..1."""
+
+    file_id: str
+    filename: str
+    score: float
+    text: str
+
+
+class Searched(msgspec.Struct, frozen=True, array_like=True, tag="r"):
+    """The search that had begun has ended."""
+
+    seq: int
+    hits: tuple[Hit, ...]
+
+
+class Called(msgspec.Struct, frozen=True, array_like=True, tag="k"):
+    """More of call number `index` (from 0) of the caller's functions: its id and name come first and once, arguments in pieces."""
+
+    seq: int
+    index: int
+    call_id: str | None
+    name: str | None
+    arguments: str
 
 
 class Citation(msgspec.Struct, frozen=True, array_like=True):
@@ -148,12 +233,24 @@ class Cited(msgspec.Struct, frozen=True, array_like=True, tag="c"):
     citation: Citation
 
 
+Reason = Literal["stop", "length", "content_filter", "tool_calls"]
+"""Why a model ended its answer."""
+
+
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag="f"):
-    """The answer is complete; nothing follows."""
+    """The answer is complete; nothing follows. `at` is in Unix seconds."""
 
     seq: int
-    reason: Literal["stop", "length", "content_filter"]
+    reason: Reason
     usage: Usage
+    at: int = 0
+
+
+class Cancelled(msgspec.Struct, frozen=True, array_like=True, tag="z"):
+    """Its owner ended the answer; nothing follows. `at` is in Unix seconds."""
+
+    seq: int
+    at: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="x"):
@@ -167,23 +264,33 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="x"):
     param: str | None = None
     retry_after_s: float | None = None
     retry: bool | None = None
+    at: int = 0
 
 
-Delta = Opened | Text | Cited | Finished | Failed
+Delta = Opened | Text | Cited | Searching | Searched | Called | Finished | Failed | Cancelled
+Last = Finished | Failed | Cancelled
 
 
 class LogRef(msgspec.Struct, frozen=True):
     """A place in a response's log: who writes (`epoch`), what comes next (`next_seq`), and the channel of each replica that follows.
 
-    `record` keeps the deltas in Valkey for later readers; without it they are only pushed.
+    `record` keeps the deltas in Valkey for later readers; without it they are only pushed. `shared` publishes them on the response's
+    own channel too, for readers anywhere; such a log outlives its connection. `written` is the log so far: who owns
+    the log holds all of it, to write it again where Valkey has lost it.
     """
 
     response_id: str
     tenant: str
     channels: tuple[str, ...]
     record: bool
+    shared: bool = False
     epoch: int = 1
-    next_seq: int = 0
+    written: tuple[Delta, ...] = ()
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the next delta."""
+        return len(self.written)
 
 
 class Generation(msgspec.Struct, frozen=True):
@@ -200,13 +307,14 @@ class Generation(msgspec.Struct, frozen=True):
     citation_urls: tuple[str, ...]
     deadline_s: float
     quotes: tuple[str, ...] = ()
+    toolbox: Toolbox = Toolbox()
 
 
 class Outcome(msgspec.Struct, frozen=True):
     """How a model call ended; `next_seq` hands the log back to the flow."""
 
     next_seq: int
-    reason: Literal["stop", "length", "content_filter"]
+    reason: Reason
     usage: Usage
 
 

@@ -11,7 +11,8 @@ from deployments.core.config import Settings
 from deployments.core.errors import Forbidden, Unauthenticated
 from deployments.core.follow import Hub
 from deployments.core.keys import Keys
-from deployments.core.log import Outbox, Writer
+from deployments.core.log import Writer
+from deployments.core.outbox import Outbox
 from deployments.core.ports import Embeds, Retrieves
 from deployments.core.recent import Recent
 from deployments.core.store import Store

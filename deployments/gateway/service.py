@@ -4,7 +4,7 @@ from deployments.core.collector import relax
 from deployments.core.config import Settings
 from deployments.core.follow import Hub
 from deployments.core.keys import Keys
-from deployments.core.log import Outbox
+from deployments.core.outbox import Outbox
 from deployments.core.store import Store
 from deployments.core.valkey import connect
 from deployments.gateway.app import build_app

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from deployments.core.errors import HeadraceError, StreamInterrupted
-from deployments.core.log import Outbox, Writer
+from deployments.core.log import Writer
+from deployments.core.outbox import Outbox
 from deployments.core.ports import Relay
 from deployments.core.types import Citation, Generation, Outcome, Usage
 from deployments.generator.backends import Backend

@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 from deployments.core.collector import relax
 from deployments.core.config import Settings
 from deployments.core.follow import STOP_CHANNEL, receive
-from deployments.core.log import RETRY_S, Outbox
+from deployments.core.outbox import RETRY_S, Outbox
 from deployments.core.ports import Relay
 from deployments.core.types import Generation, Outcome
 from deployments.core.valkey import connect

@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 from deployments.core import config
 from deployments.core.errors import StreamInterrupted
 from deployments.core.follow import STOP_CHANNEL, Follower, Hub, receive
-from deployments.core.log import REPLY_S, Outbox, read, stream_key
+from deployments.core.log import read, stream_key
+from deployments.core.outbox import REPLY_S, Outbox
 from deployments.core.types import Citation, Cited, Delta, Failed, Finished, LogRef, Opened, Outcome, Text, Usage
 from deployments.core.valkey import connect
 from tests.conftest import Server
@@ -93,7 +94,7 @@ async def test_a_stale_writer_is_refused(valkey: Redis, hub: Hub) -> None:
     with outbox.writer(ref(hub)) as old, outbox.writer(ref(hub)) as new:
         old.text("first")
         await old.drain()
-        new.fence(1)
+        new.fence([Text(0, "first")])
         new.text("second")
         await new.drain()
         old.text("late")

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from deployments.core import config
 from deployments.core.errors import Overloaded, StreamInterrupted
 from deployments.core.follow import Follower, Hub
-from deployments.core.log import Outbox
+from deployments.core.outbox import Outbox
 from deployments.core.types import Citation, Cited, Delta, Generation, LogRef, Message, Sampling, Text
 from deployments.generator.backends import Backend
 from deployments.generator.relay import Relays

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from deployments.core.config import Log, Settings
 from deployments.core.errors import BackendFailed, HeadraceError
 from deployments.core.follow import Hub
-from deployments.core.log import Outbox
+from deployments.core.outbox import Outbox
 from deployments.core.types import (
     Chunk,
     Delta,

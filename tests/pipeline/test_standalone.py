@@ -21,7 +21,7 @@ from tests.loadtest.conftest import Simulator, spawn, wait_until
 
 __all__ = ["folder", "spawn"]
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(420)]
 
 
 @pytest.fixture
@@ -81,5 +81,5 @@ def test_serve_run_brings_its_own_valkey_and_database(laptop: Path, folder: Path
             below = psutil.Process(process.pid).children(recursive=True)
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(90)
+        process.wait(150)  # Serve drains for 30 s by default
     assert psutil.wait_procs(below, timeout=20)[1] == []
