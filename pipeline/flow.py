@@ -2,19 +2,42 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+from sqlalchemy.exc import SQLAlchemyError
+
 from deployments.core.config import Settings
-from deployments.core.errors import DeadlineExceeded, HeadraceError, StreamInterrupted
-from deployments.core.log import Writer
+from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, Overloaded, StreamInterrupted
+from deployments.core.log import Writer, fenced
 from deployments.core.ports import Embeds, Generates, Retrieves, Routes
-from deployments.core.types import Generation, LogRef, Passage, Query, Route, Turn, Vector
+from deployments.core.run import Run, forget
+from deployments.core.types import (
+    Called,
+    Generation,
+    Hit,
+    Last,
+    LogRef,
+    Outcome,
+    Passage,
+    Query,
+    Route,
+    Searched,
+    Searching,
+    Turn,
+    Vector,
+)
 from pipeline.excerpts import compress, excerpts
 from pipeline.prompts.compose import compose
 
 _logger = logging.getLogger("headrace.flow")
 
+
+_RESUMES = 6
+"""Model calls that one answer may take, where the generator dies under it; a replica is back within seconds."""
+
+_RESUME_S = 0.25
+"""The first pause before another call; each next one is twice as long."""
 
 UNGROUNDED = Route(
     "default", retrieve=False, context_tokens=0, reason="there is nothing to search, or the caller asked for the model alone"
@@ -32,50 +55,89 @@ class Flow:
     routes: Routes
     generates: Generates
 
-    async def answer(self, turn: Turn, writer: Writer, followed: Callable[[], int]) -> None:
-        """Write the whole response of a turn to its log, however it ends; raises nothing but CancelledError."""
+    async def answer(self, turn: Turn, run: Run) -> None:
+        """Write the whole response of a turn to its log, however it ends; raises CancelledError, and what fenced the log off.
+
+        A log that was begun before is gone on with. Cancelled, a shared log is left as it is, for whoever goes on with it.
+        """
+        writer = run.writer
         try:
-            async with asyncio.timeout(turn.deadline_s):
-                writer.open()
-                route, passages = await self._ground(turn)
-                outcome = await self.generates.generate(self._generation(turn, writer, route, passages))
-                writer.finish(outcome)
+            last = await self._run(turn, run)
         except asyncio.CancelledError:
-            _break(writer, followed, StreamInterrupted("the client has gone", code="client_disconnected"))
+            if not writer.ref.shared and not writer.broken:
+                writer.fence(run.tape.deltas)
+                await _end(run, writer.cancelled())
             raise
         except HeadraceError as error:
-            _break(writer, followed, error)
+            last = _break(run, error)
         except TimeoutError:
-            _break(writer, followed, DeadlineExceeded("the answer took longer than it may"))
+            last = _break(run, DeadlineExceeded("the answer took longer than it may"))
         except Exception:
             _logger.exception("turn %s failed", turn.id)
-            _break(writer, followed, HeadraceError("headrace failed to answer; the log has the reason"))
+            last = _break(run, HeadraceError("headrace failed to answer; the log has the reason"))
+        await _end(run, last)
 
-    async def _ground(self, turn: Turn) -> tuple[Route, tuple[Passage, ...]]:
+    async def _run(self, turn: Turn, run: Run) -> Last:
+        writer = run.writer
+        async with asyncio.timeout(turn.deadline_s):
+            if not writer.written:
+                writer.open()
+            route, passages = await self._ground(turn, writer)
+            generation = self._generation(turn, writer, route, passages)
+            outcome = await (self._persist(generation, run) if writer.ref.shared else self.generates.generate(generation))
+            if run.keep is not forget:
+                await run.tape.until(outcome.next_seq, self.settings.log.stall_s)
+            writer.adopt(run.tape.deltas, outcome.next_seq)
+            return writer.finished(outcome)
+
+    async def _persist(self, generation: Generation, run: Run) -> Outcome:
+        """Run a model call whose answer outlives its connection: where its generator dies, another goes on behind what is recorded."""
+        pause_s = _RESUME_S
+        for left in reversed(range(_RESUMES)):
+            try:
+                return await self.generates.generate(generation)
+            except (Overloaded, BackendFailed, StreamInterrupted) as error:
+                if not left or error.wire_code == fenced().wire_code or any(isinstance(delta, Called) for delta in run.tape.deltas):
+                    raise
+                _logger.warning("response %s is gone on with: %s", run.writer.ref.response_id, error)
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
+            await run.writer.seize(run.tape.deltas)
+            generation = msgspec.structs.replace(generation, log=_log(run.writer))
+        raise AssertionError("unreachable")
+
+    async def _ground(self, turn: Turn, writer: Writer) -> tuple[Route, tuple[Passage, ...]]:
         """The route and the passages: embed once, then route and search side by side.
 
         Where there is nothing to search there is nothing to decide either, which saves a tenth of the CPU of a direct answer.
         """
         if not turn.store_id or not turn.question.strip():
             return UNGROUNDED, ()
+        if turn.search and not any(isinstance(delta, Searching) for delta in writer.written):
+            writer.searching([turn.question])
         vector = (await self.embeds.embed([turn.question]))[0]
         search = asyncio.create_task(self.retrieves.search(self._query(turn, turn.store_id, vector)))
         try:
             route = await self.routes.route(turn, vector)
-            return route, await search if route.retrieve else ()
+            passages = await search if route.retrieve or turn.search else ()
         finally:
             search.cancel()
+        if turn.search and not any(isinstance(delta, Searched) for delta in writer.written):
+            writer.searched([Hit(p.file_id, p.filename, p.score, p.chunk.text) for p in passages])
+        return route, passages
 
     def _query(self, turn: Turn, store_id: str, vector: Vector) -> Query:
         limit, budget = self.settings.retriever.limit, self.settings.generator.context_tokens
+        if turn.search:
+            limit = turn.search.limit
         return Query(turn.principal, store_id, turn.question, vector, limit, budget)
 
     def _generation(self, turn: Turn, writer: Writer, route: Route, passages: tuple[Passage, ...]) -> Generation:
-        ref = writer.ref
-        chosen = excerpts(turn.question, passages) if self.settings.generator.quoting else ()
+        quoting = self.settings.generator.quoting and not turn.toolbox.tools and not turn.sampling.json_object
+        chosen = excerpts(turn.question, passages) if quoting else ()
         sources = compress(passages, chosen) if chosen else passages
         return Generation(
-            log=LogRef(ref.response_id, ref.tenant, ref.channels, ref.record, writer.epoch, writer.next_seq),
+            log=_log(writer),
             backend=route.backend,
             messages=compose(turn.messages, sources, searched=route.retrieve),
             sampling=turn.sampling,
@@ -83,12 +145,28 @@ class Flow:
             citation_urls=tuple(f"{self.settings.base_url}/files/{p.file_id}#chunk={p.chunk.number}" for p in passages),
             deadline_s=turn.deadline_s,
             quotes=tuple(excerpt.text for excerpt in chosen),
+            toolbox=turn.toolbox,
         )
 
 
-def _break(writer: Writer, followed: Callable[[], int], error: HeadraceError) -> None:
-    """End a response that broke off, from wherever its generator got to."""
-    if writer.broken:
-        return
-    writer.fence(max(writer.next_seq, followed()))
-    writer.fail(error)
+def _log(writer: Writer) -> LogRef:
+    """The log as a generator takes it over."""
+    return msgspec.structs.replace(writer.ref, epoch=writer.epoch, written=writer.written)
+
+
+def _break(run: Run, error: HeadraceError) -> Last:
+    """The end of a response that broke off, from wherever its generator got to; raises what fenced its log off."""
+    if broken := run.writer.broken or (error if error.wire_code == fenced().wire_code else None):
+        raise broken
+    run.writer.fence(run.tape.deltas)
+    return run.writer.failed(error)
+
+
+async def _end(run: Run, last: Last) -> None:
+    """Keep the response, then tell its readers that it has ended: what they have seen is not lost any more."""
+    try:
+        await run.keep((*run.writer.written, last))
+    except SQLAlchemyError:
+        _logger.exception("response %s can not be kept", run.writer.ref.response_id)
+        last = run.writer.failed(HeadraceError("headrace could not keep the answer"))
+    run.writer.end(last)

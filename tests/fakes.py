@@ -20,8 +20,8 @@ from openai import AsyncOpenAI
 from deployments.core.config import Settings
 from deployments.core.follow import Hub
 from deployments.core.keys import Keys
-from deployments.core.log import Writer
 from deployments.core.outbox import Outbox
+from deployments.core.run import Run
 from deployments.core.schema import migrate
 from deployments.core.store import Store
 from deployments.core.types import Chunk, Passage, Principal, Query, Turn, Vector, Vectors
@@ -122,7 +122,7 @@ async def tenant(store: Store, name: str) -> Principal:
 class Silence:
     """A flow that answers nothing."""
 
-    async def answer(self, turn: Turn, writer: Writer, followed: Callable[[], int]) -> None:
+    async def answer(self, turn: Turn, run: Run) -> None:
         raise NotImplementedError
 
 

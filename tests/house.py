@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from deployments.core.config import Gateway, Log, Settings
 from deployments.core.errors import HeadraceError
 from deployments.core.follow import Hub
 from deployments.core.keys import Keys
-from deployments.core.log import Writer
 from deployments.core.outbox import Outbox
+from deployments.core.run import Run
 from deployments.core.types import Citation, Outcome, Turn, Usage
 from deployments.gateway.app import build_app
 from deployments.gateway.context import Context, Stages
@@ -34,18 +34,19 @@ class Script:
     turns: list[Turn] = field(default_factory=list)
     ended_early: int = 0
 
-    async def answer(self, turn: Turn, writer: Writer, followed: Callable[[], int]) -> None:
+    async def answer(self, turn: Turn, run: Run) -> None:
         self.turns.append(turn)
+        writer = run.writer
         writer.open()
         try:
             for piece in self.pieces:
                 writer.text(piece) if isinstance(piece, str) else writer.cite(piece)
                 await asyncio.sleep(self.pause_s)
             if self.error:
-                writer.fail(self.error)
+                writer.end(writer.failed(self.error))
             else:
                 await writer.drain()
-                writer.finish(Outcome(writer.next_seq, "stop", Usage(10, 2)))
+                writer.end(writer.finished(Outcome(writer.next_seq, "stop", Usage(10, 2))))
         except asyncio.CancelledError:
             self.ended_early += 1
             raise

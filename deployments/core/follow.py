@@ -5,7 +5,7 @@ import contextlib
 import logging
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -82,6 +82,10 @@ class Tape:
         """Take deltas as they arrive."""
         self.deltas += self._order.take(epoch, deltas)
         self._grown.set()
+
+    def recall(self, deltas: Sequence[Delta]) -> None:
+        """Take deltas from the record, which is the truth."""
+        self.deliver(self._order.epoch, list(deltas))
 
     async def until(self, count: int, within_s: float) -> bool:
         """Wait for that many deltas; False where they do not come in time."""

@@ -28,6 +28,7 @@ from deployments.core.types import (
     Failed,
     Finished,
     Hit,
+    Last,
     Logprob,
     LogRef,
     Opened,
@@ -70,6 +71,10 @@ class Sends(Protocol):
 
     def changed(self, writer: "Writer", urgent: bool) -> None:
         """Note that a writer has something to send; raises what broke its log."""
+        ...
+
+    async def seize(self, writer: "Writer") -> list[Delta]:
+        """Fence every writer of a lower epoch off, and return the record."""
         ...
 
     async def drain(self, writer: "Writer") -> None:
@@ -150,28 +155,49 @@ class Writer:
         self._outbox.changed(self, urgent=not self._spoken)
         self._spoken = True
 
-    def finish(self, outcome: Outcome, seen: Sequence[Delta] = ()) -> None:
-        """Take the log back from a generator that returned, and append the last delta; `seen` is the log as it was followed."""
-        self._adopt(seen)
-        self._settle()
-        self.next_seq = max(self.next_seq, outcome.next_seq)
-        self._append(Finished(self._number(), outcome.reason, outcome.usage, self._outbox.now()))
+    def finished(self, outcome: Outcome) -> Finished:
+        """The last delta of an answer that is complete."""
+        return Finished(self._last(), outcome.reason, outcome.usage, self._outbox.now())
 
-    def fail(self, error: HeadraceError) -> None:
-        """Append the last delta of a response that broke off."""
-        self._settle()
+    def failed(self, error: HeadraceError) -> Failed:
+        """The last delta of an answer that broke off."""
         kind, code, again, at = error.type, error.wire_code, error.retry_after_s, self._outbox.now()
-        self._append(Failed(self._number(), error.status, kind, code, error.message, error.param, again, error.retry, at))
+        return Failed(self._last(), error.status, kind, code, error.message, error.param, again, error.retry, at)
 
-    def cancel(self) -> None:
-        """Append the last delta of a response that its owner ended."""
+    def cancelled(self) -> Cancelled:
+        """The last delta of an answer that its owner ended."""
+        return Cancelled(self._last(), self._outbox.now())
+
+    def end(self, last: Last) -> None:
+        """Append a last delta that `finished`, `failed` or `cancelled` made; nothing follows it."""
+        self._number()
+        self._append(last)
+
+    def adopt(self, seen: Sequence[Delta], count: int = 0) -> None:
+        """Hold what another writer has appended to this log, as it was followed; it may have got to `count` already."""
         self._settle()
-        self._append(Cancelled(self._number(), self._outbox.now()))
+        if len(seen) > self.next_seq:
+            self._sent, self._ready = list(seen), []
+        if (count := max(count, len(seen))) > self.next_seq:
+            self.next_seq = count
+            self.recorded = None if self.recorded is None else count
 
     def fence(self, seen: Sequence[Delta]) -> None:
         """Take the log from a generator that did not return: a higher epoch, going on behind what was followed."""
         self.epoch += 1
-        self._adopt(seen)
+        self.adopt(seen)
+
+    async def seize(self, seen: Sequence[Delta] = ()) -> None:
+        """Take a shared log over: a higher epoch, going on behind the record, or behind what was followed where that is more.
+
+        Raises StreamInterrupted where another has gone further.
+        """
+        self.epoch += 1
+        recorded = await self._outbox.seize(self)
+        self.adopt(seen if len(seen) > len(recorded) else recorded)
+        if len(recorded) < self.next_seq:
+            self.recorded = None
+            self.rewind()
 
     async def drain(self) -> None:
         """Return once everything appended is delivered. Raises StreamInterrupted where that is not possible."""
@@ -189,12 +215,6 @@ class Writer:
         self._settle()
         self._ready, self._sent = self._sent + self._ready, []
 
-    def _adopt(self, seen: Sequence[Delta]) -> None:
-        """Hold what another writer has appended to this log."""
-        if len(seen) > self.next_seq:
-            self._sent, self._ready, self.next_seq = list(seen), [], len(seen)
-            self.recorded = None if self.recorded is None else max(self.recorded, self.next_seq)
-
     def _append(self, delta: Delta) -> None:
         self._ready.append(delta)
         self._outbox.changed(self, urgent=True)
@@ -204,6 +224,10 @@ class Writer:
             self._ready.append(Text(self._number(), "".join(self._text), tuple(self._logprobs)))
             self._text.clear()
             self._logprobs.clear()
+
+    def _last(self) -> int:
+        self._settle()
+        return self.next_seq
 
     def _number(self) -> int:
         self.next_seq += 1

@@ -7,13 +7,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 
 from deployments.core import config
-from deployments.core.errors import StreamInterrupted
-from deployments.core.log import Batch, Writer, encode, fenced, read, shared_channel, stream_key
+from deployments.core.errors import Overloaded, StreamInterrupted
+from deployments.core.log import Batch, Writer, encode, fenced, read, seize, shared_channel, stream_key
 from deployments.core.types import Delta, LogRef
 
 _logger = logging.getLogger("headrace.outbox")
@@ -87,6 +88,18 @@ class Outbox:
         self._awaited = True
         self._ensure()
         await self._beat.wait()
+
+    async def seize(self, writer: Writer) -> list[Delta]:
+        """Fence every writer of a lower epoch off, and return the record; waits for a Valkey that is away, up to the longest stall."""
+        ref = msgspec.structs.replace(writer.ref, epoch=writer.epoch)
+        until = asyncio.get_running_loop().time() + self._settings.stall_s
+        while True:
+            try:
+                return await seize(self._valkey, ref, self._settings.ttl_s)
+            except (RedisError, OSError) as error:
+                if asyncio.get_running_loop().time() > until:
+                    raise Overloaded("the response log is not available", retry_after_s=1) from error
+            await asyncio.sleep(RETRY_S)
 
     async def drain(self, writer: Writer) -> None:
         """Return once the writer has nothing left to send; raises what broke its log."""

@@ -1,7 +1,6 @@
 """What the endpoints work with, and how each gets hold of it and of its caller."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol, cast
 
@@ -11,25 +10,14 @@ from deployments.core.config import Settings
 from deployments.core.errors import Forbidden, Unauthenticated
 from deployments.core.follow import Hub
 from deployments.core.keys import Keys
-from deployments.core.log import Writer
 from deployments.core.outbox import Outbox
 from deployments.core.ports import Embeds, Retrieves
 from deployments.core.recent import Recent
+from deployments.core.run import Answers
 from deployments.core.store import Store
-from deployments.core.types import Principal, Turn
+from deployments.core.types import Principal
 
 SESSION_COOKIE = "headrace_session"
-
-
-class Answers(Protocol):
-    """The flow: what happens to a turn."""
-
-    async def answer(self, turn: Turn, writer: Writer, followed: Callable[[], int]) -> None:
-        """Write the whole response of a turn to its log, however it ends; raises nothing but CancelledError.
-
-        `followed()` is the number of the next delta a follower expects: where to go on when a generator has died.
-        """
-        ...
 
 
 class Pings(Protocol):

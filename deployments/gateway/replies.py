@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from deployments.core.errors import HeadraceError, Overloaded
 from deployments.core.follow import Follower
 from deployments.core.patience import Patience
+from deployments.core.run import Keep, Run, forget
 from deployments.core.types import Delta, Failed, Finished, LogRef, Opened, Turn
 from deployments.gateway.context import Context
 from deployments.gateway.envelope import Broken
@@ -32,7 +33,7 @@ _STREAM_HEADERS = [
 
 
 @contextlib.asynccontextmanager
-async def answering(parts: Context, turn: Turn) -> AsyncGenerator[Follower]:
+async def answering(parts: Context, turn: Turn, keep: Keep = forget) -> AsyncGenerator[Follower]:
     """Run the flow for a turn and follow its log; leaving the context ends what still runs.
 
     Raises Overloaded where this replica writes as many answers as it may, or can't reach the response log.
@@ -41,8 +42,8 @@ async def answering(parts: Context, turn: Turn) -> AsyncGenerator[Follower]:
         raise Overloaded("too many answers are being written", retry_after_s=1)
     await parts.hub.ready(parts.settings.log.stall_s)
     ref = LogRef(turn.id, turn.principal.tenant, (parts.hub.channel,), record=parts.settings.log.record)
-    with parts.hub.follow(turn.id) as follower, parts.outbox.writer(ref) as writer:
-        flow = asyncio.create_task(parts.flow.answer(turn, writer, lambda: follower.next_seq))
+    with parts.hub.follow(turn.id) as follower, parts.hub.tape(turn.id) as tape, parts.outbox.writer(ref) as writer:
+        flow = asyncio.create_task(parts.flow.answer(turn, Run(writer, tape, parts.store, keep)))
         try:
             yield follower
         finally:

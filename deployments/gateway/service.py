@@ -5,10 +5,11 @@ from deployments.core.config import Settings
 from deployments.core.follow import Hub
 from deployments.core.keys import Keys
 from deployments.core.outbox import Outbox
+from deployments.core.run import Answers
 from deployments.core.store import Store
 from deployments.core.valkey import connect
 from deployments.gateway.app import build_app
-from deployments.gateway.context import Answers, App, Context, Stages
+from deployments.gateway.context import App, Context, Stages
 
 
 class Gateway:

@@ -47,7 +47,7 @@ async def write(outbox: Outbox, at: LogRef, words: list[str], pause_s: float = 0
             writer.text(word)
             await asyncio.sleep(pause_s)
         writer.cite(Citation(0, 3, 1, "u", "t"))
-        writer.finish(Outcome(writer.next_seq, "stop", Usage(3, len(words))))
+        writer.end(writer.finished(Outcome(writer.next_seq, "stop", Usage(3, len(words)))))
         await writer.drain()
 
 

@@ -48,7 +48,7 @@ async def write(outbox: Outbox, words: list[str], ref: LogRef = REF, pause_s: fl
         for word in words:
             writer.text(word)
             await asyncio.sleep(pause_s)
-        writer.finish(Outcome(writer.next_seq, "stop", Usage(3, len(words))))
+        writer.end(writer.finished(Outcome(writer.next_seq, "stop", Usage(3, len(words)))))
         await writer.drain()
 
 
@@ -101,7 +101,7 @@ async def test_valkey_wiped_in_a_pause_of_the_writer_is_noticed_at_its_next_word
             valkey_server.start()
             await until(lambda: answers(valkey))
             writer.text("after")
-            writer.finish(Outcome(writer.next_seq, "stop", Usage(1, 1)))
+            writer.end(writer.finished(Outcome(writer.next_seq, "stop", Usage(1, 1))))
             await writer.drain()
         log = await collect(follower)
         async with hub.attach(REF, 5) as late_follower:

@@ -37,7 +37,7 @@ async def hub(valkey: Redis) -> AsyncIterator[Hub]:
 
 
 def generation(hub: Hub, name: str, deadline_s: float = 10) -> Generation:
-    log = LogRef(name, "t1", (hub.channel,), record=False, next_seq=0)
+    log = LogRef(name, "t1", (hub.channel,), record=False)
     return Generation(log, "default", (Message("user", f"[[marker:{name}]]"),), Sampling(), (), (), deadline_s)
 
 

@@ -1,17 +1,24 @@
 """One turn through the flow, with fakes for the stages and a real log."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
+from sqlalchemy.exc import OperationalError
 
 from deployments.core.config import Log, Settings
-from deployments.core.errors import BackendFailed, HeadraceError
+from deployments.core.errors import BackendFailed, HeadraceError, Overloaded, StreamInterrupted
 from deployments.core.follow import Hub
+from deployments.core.log import read, seize
 from deployments.core.outbox import Outbox
+from deployments.core.run import Keep, Run, forget
+from deployments.core.store import Store
 from deployments.core.types import (
+    Cancelled,
     Chunk,
     Delta,
     Failed,
@@ -24,6 +31,9 @@ from deployments.core.types import (
     Principal,
     Route,
     Sampling,
+    Search,
+    Searched,
+    Searching,
     Text,
     Turn,
     Usage,
@@ -33,6 +43,7 @@ from pipeline.flow import Flow
 from tests.fakes import FakeEmbeds, FakeRetrieves
 
 OURS = Principal("ours", "key", frozenset())
+NO_STORE = Store("sqlite+aiosqlite://")
 
 
 class Routes:
@@ -78,11 +89,11 @@ class Stand:
     hub: Hub
     outbox: Outbox
 
-    async def run(self, turn: Turn) -> list[Delta]:
+    async def run(self, turn: Turn, keep: Keep = forget) -> list[Delta]:
         """Every delta of a turn's response."""
         ref = LogRef(turn.id, "ours", (self.hub.channel,), record=False)
-        with self.hub.follow(turn.id) as follower, self.outbox.writer(ref) as writer:
-            answering = asyncio.create_task(self.flow.answer(turn, writer, lambda: follower.next_seq))
+        with self.hub.follow(turn.id) as follower, self.hub.tape(turn.id) as tape, self.outbox.writer(ref) as writer:
+            answering = asyncio.create_task(self.flow.answer(turn, Run(writer, tape, NO_STORE, keep)))
             deltas: list[Delta] = []
             async with asyncio.timeout(5):
                 while not deltas or not isinstance(deltas[-1], Finished | Failed):
@@ -115,7 +126,38 @@ async def test_a_turn_is_opened_written_and_finished(stand: Stand) -> None:
     deltas = await stand.run(turn())
     assert isinstance(deltas[0], Opened)
     assert "".join(delta.text for delta in deltas if isinstance(delta, Text)) == "so it is"
-    assert deltas[-1] == Finished(len(deltas) - 1, "stop", Usage(5, 3))
+    last = deltas[-1]
+    assert isinstance(last, Finished)
+    assert (last.reason, last.usage) == ("stop", Usage(5, 3))
+    assert abs(last.at - time.time()) < 5
+
+
+async def test_an_answer_is_kept_whole_before_its_end_is_told(stand: Stand) -> None:
+    kept: list[list[Delta]] = []
+
+    async def keep(log: Sequence[Delta]) -> None:
+        await asyncio.sleep(0.05)
+        kept.append(list(log))
+
+    deltas = await stand.run(turn(), keep)
+    assert kept == [deltas]
+
+
+async def test_an_answer_that_can_not_be_kept_has_failed(stand: Stand) -> None:
+    async def keep(log: Sequence[Delta]) -> None:
+        raise OperationalError("insert", {}, Exception("disk full"))
+
+    last = (await stand.run(turn(), keep))[-1]
+    assert isinstance(last, Failed)
+    assert last.code == "server_error"
+    assert "disk" not in last.message
+
+
+async def test_a_search_that_was_asked_for_is_part_of_the_answer(stand: Stand) -> None:
+    deltas = await stand.run(msgspec.structs.replace(turn(), search=Search()))
+    assert [type(delta) for delta in deltas[:3]] == [Opened, Searching, Searched]
+    assert isinstance(deltas[2], Searched)
+    assert [hit.filename for hit in deltas[2].hits] == ["mill.md"]
 
 
 async def test_what_was_found_reaches_the_prompt_with_its_link(stand: Stand) -> None:
@@ -164,15 +206,64 @@ async def test_the_deadline_ends_the_turn_and_its_generation(stand: Stand) -> No
 
 async def test_cancelling_ends_the_generation_and_closes_the_log(stand: Stand) -> None:
     stand.generates.words, stand.generates.pause_s = ["w "] * 500, 0.01
-    with stand.hub.follow("r1") as follower, stand.outbox.writer(LogRef("r1", "ours", (stand.hub.channel,), False)) as writer:
-        answering = asyncio.create_task(stand.flow.answer(turn(), writer, lambda: follower.next_seq))
+    ref = LogRef("r1", "ours", (stand.hub.channel,), False)
+    with stand.hub.follow("r1") as follower, stand.hub.tape("r1") as tape, stand.outbox.writer(ref) as writer:
+        answering = asyncio.create_task(stand.flow.answer(turn(), Run(writer, tape, NO_STORE)))
         while follower.next_seq < 3:
             await follower.read()
         answering.cancel()
         with pytest.raises(asyncio.CancelledError):
             await answering
         deltas: list[Delta] = []
-        while not deltas or not isinstance(deltas[-1], Failed):
+        while not deltas or not isinstance(deltas[-1], Cancelled):
             deltas += await follower.read()
     assert stand.generates.cancelled == 1
-    assert deltas[-1].code == "client_disconnected"
+
+
+@dataclass
+class Mortal(Generates):
+    """Dies after some words as often as told; another goes on where the log ends."""
+
+    deaths: int = 1
+
+    async def generate(self, generation: Generation) -> Outcome:
+        words = "".join(delta.text for delta in generation.log.written if isinstance(delta, Text)).split()
+        self.calls.append(generation)
+        with self.outbox.writer(generation.log) as writer:
+            for number in range(len(words), 12):
+                writer.text(f"w{number} ")
+                await asyncio.sleep(0.005)
+                if number % 4 == 3 and self.deaths:
+                    self.deaths -= 1
+                    raise Overloaded("a part of headrace is restarting", code="stage_unavailable")
+            await writer.drain()
+            return Outcome(writer.next_seq, "stop", Usage(5, 12))
+
+
+SHARED = LogRef("r1", "ours", (), record=True, shared=True)
+
+
+async def test_an_answer_that_outlives_its_connection_goes_on_where_its_generator_died(stand: Stand, valkey: Redis) -> None:
+    mortal = Mortal(Outbox(valkey, Log(tick_ms=1)), deaths=2)
+    flow = replace(stand.flow, generates=mortal)
+    ref = msgspec.structs.replace(SHARED, channels=(stand.hub.channel,))
+    with stand.hub.tape("r1") as tape, stand.outbox.writer(ref) as writer:
+        await flow.answer(turn(store_id=None), Run(writer, tape, NO_STORE))
+        await writer.drain()
+    log = await read(valkey, ref)
+    assert [delta.seq for delta in log] == list(range(len(log)))
+    assert "".join(delta.text for delta in log if isinstance(delta, Text)).split() == [f"w{n}" for n in range(12)]
+    assert isinstance(log[-1], Finished)
+    assert [call.log.epoch for call in mortal.calls] == [1, 2, 3]
+
+
+async def test_an_answer_that_was_taken_over_writes_nothing_more(stand: Stand, valkey: Redis) -> None:
+    stand.generates.words, stand.generates.pause_s = ["w "] * 500, 0.01
+    ref = msgspec.structs.replace(SHARED, channels=(stand.hub.channel,))
+    with stand.hub.tape("r1") as tape, stand.outbox.writer(ref) as writer:
+        answering = asyncio.create_task(stand.flow.answer(turn(), Run(writer, tape, NO_STORE)))
+        await tape.until(5, 5)
+        before = await seize(valkey, msgspec.structs.replace(ref, epoch=9), 60)
+        with pytest.raises(StreamInterrupted, match="taken over"):
+            await answering
+    assert await read(valkey, ref) == before
