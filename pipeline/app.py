@@ -3,6 +3,7 @@
 from ray.serve import Application
 
 from deployments.core.config import Settings
+from deployments.core.jobs import INGEST, RESPOND
 from deployments.embedder.client import EmbedderClient
 from deployments.embedder.service import Embedder
 from deployments.gateway.context import Stages
@@ -18,6 +19,7 @@ from deployments.worker.service import Worker
 from pipeline.citations import cite
 from pipeline.flow import Flow
 from pipeline.jobs import Ingest
+from pipeline.respond import Respond
 from pipeline.scaling import handle, ingress, stage
 from pipeline.standalone import stand
 
@@ -29,8 +31,9 @@ def build(settings: Settings) -> Application:
     retrieves = RetrieverClient(handle(Retriever, "retriever", settings.retriever.scaling, settings))
     routes = RouterClient(handle(Router, "router", settings.router.scaling, settings))
     generates = GeneratorClient(handle(Generator, "generator", settings.generator.stage, settings, cite))
-    works = WorkerClient(handle(Worker, "worker", settings.worker.scaling, settings, Ingest(settings, embeds, retrieves)))
-
     flow = Flow(settings, embeds, retrieves, routes, generates)
-    stages = Stages(embeds, retrieves, all=(embeds, retrieves, routes, generates, works))
+    jobs = {INGEST: Ingest(settings, embeds, retrieves), RESPOND: Respond(settings, flow)}
+    works = WorkerClient(handle(Worker, "worker", settings.worker.scaling, settings, jobs))
+
+    stages = Stages(embeds, retrieves, works, all=(embeds, retrieves, routes, generates, works))
     return stage(ingress(Gateway), "gateway", settings.gateway.scaling).bind(settings, stages, flow)

@@ -1,20 +1,22 @@
-"""What the worker does."""
+"""Ingestion, as the worker does it."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from deployments.core.config import Settings
+from deployments.core.errors import NotFound
+from deployments.core.jobs import Job
 from deployments.core.ports import Embeds, Retrieves
-from deployments.core.store import Store, Work
 from deployments.core.types import Chunk, Vectors
 from deployments.embedder.tokens import Tokens, tokens
 from deployments.retriever.chunk import chunk, embedded_text
 from deployments.retriever.document import Document, Unreadable
 from deployments.retriever.parse import parse
-from deployments.worker.work import Reason, Rejected
+from deployments.worker.work import Means, Reason, Rejected
 
 _SLICE_TEXTS = 64
 """Passages embedded in one call: what fits a handle message, and the most that is lost when the embedder dies."""
@@ -24,28 +26,50 @@ _REASONS: dict[str, Reason] = {"file_unsupported": "unsupported_file", "file_bin
 
 @dataclass(frozen=True)
 class Ingest:
-    """Reads a file of a vector store into the index; implements the worker's `Handles`."""
+    """Reads a file of a vector store into the index; implements the worker's `Handles`. Its subject is `store/file`."""
 
     settings: Settings
     embeds: Embeds
     retrieves: Retrieves
+    at_once: int = 1
 
-    async def run(self, store: Store, work: Work) -> None:
+    @property
+    def lease_s(self) -> float:
+        """Long: a file takes a while, and nobody waits for its first word."""
+        return self.settings.worker.lease_s
+
+    async def run(self, means: Means, job: Job) -> None:
         """Parse, chunk, embed; then fill the index, and last mark the file completed with its text and passages.
 
         The index changes in one step, so a search sees the whole file or nothing of it. A crash between that step and the last one
         leaves the file in progress: the next attempt does the same again. Raises Rejected, and NotFound for a file deleted meanwhile.
         """
-        mine = store.of(work.principal)
-        file = await mine.file(work.file_id)
-        document, chunks = await asyncio.to_thread(self._read, await mine.content(work.file_id), file.filename)
+        store_id, _, file_id = job.subject.partition("/")
+        mine = means.store.of(job.principal)
+        file = await mine.file(file_id)
+        document, chunks = await asyncio.to_thread(self._read, await mine.content(file_id), file.filename)
         vectors = await self._embed(document.title, chunks)
-        await self.retrieves.replace(work.principal, work.store_id, work.file_id, file.filename, document.title, chunks, vectors)
-        await mine.complete(work.store_id, work.file_id, document.title, document.text, chunks, vectors)
+        await self.retrieves.replace(job.principal, store_id, file_id, file.filename, document.title, chunks, vectors)
+        await mine.complete(store_id, file_id, document.title, document.text, chunks, vectors, job)
 
-    async def undo(self, store: Store, work: Work) -> None:
-        """Take the file out of the index."""
-        await self.retrieves.replace(work.principal, work.store_id, work.file_id, "", "", (), np.zeros((0, 0), np.float32))
+    async def give_up(self, means: Means, job: Job, code: Reason, message: str) -> None:
+        """Mark the file failed, and take it out of the index."""
+        store_id, _, file_id = job.subject.partition("/")
+        await self._undo(job)
+        with contextlib.suppress(NotFound):
+            await means.store.of(job.principal).fail(store_id, file_id, code, message, job)
+
+    async def lost(self, means: Means, job: Job) -> None:
+        """Take the file out of the index where it was deleted meanwhile."""
+        store_id, _, file_id = job.subject.partition("/")
+        try:
+            await means.store.of(job.principal).member(store_id, file_id)
+        except NotFound:
+            await self._undo(job)
+
+    async def _undo(self, job: Job) -> None:
+        store_id, _, file_id = job.subject.partition("/")
+        await self.retrieves.replace(job.principal, store_id, file_id, "", "", (), np.zeros((0, 0), np.float32))
 
     def _read(self, content: bytes, filename: str) -> tuple[Document, list[Chunk]]:
         try:

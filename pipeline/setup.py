@@ -9,7 +9,7 @@ from deployments.core.config import Settings
 from deployments.core.errors import Unauthenticated
 from deployments.core.keys import Keys
 from deployments.core.schema import migrate
-from deployments.core.store import Store
+from deployments.core.store import open_store
 from deployments.core.types import Principal
 
 DEMO = "demo"
@@ -41,7 +41,7 @@ def prepare(settings: Settings) -> None:
 async def _prepare(settings: Settings, known: bytes) -> str:
     """Returns the new key; "" where the known one is valid."""
     await migrate(settings.database_url)
-    store = Store(settings.database_url)
+    store = open_store(settings)
     try:
         keys = Keys(store, settings.pepper_bytes())
         if not await keys.has_tenant(DEMO):

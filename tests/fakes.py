@@ -19,6 +19,7 @@ from openai import AsyncOpenAI
 
 from deployments.core.config import Settings
 from deployments.core.follow import Hub
+from deployments.core.jobs import INGEST
 from deployments.core.keys import Keys
 from deployments.core.outbox import Outbox
 from deployments.core.run import Run
@@ -26,9 +27,10 @@ from deployments.core.schema import migrate
 from deployments.core.store import Store
 from deployments.core.types import Chunk, Passage, Principal, Query, Turn, Vector, Vectors
 from deployments.core.valkey import connect
+from deployments.core.vault import Vault
 from deployments.gateway.app import build_app
 from deployments.gateway.context import Context, Stages
-from deployments.worker.work import Runner
+from deployments.worker.work import Means, Runner
 from pipeline.jobs import Ingest
 
 DIMENSIONS = 64
@@ -92,6 +94,10 @@ class FakeRetrieves:
         return tuple(sorted(relevant, key=lambda passage: -passage.score)[: query.limit])
 
 
+ROOT = bytes(32)
+"""The root key of tests."""
+
+
 @cache
 def _migrated() -> bytes:
     """An empty database, made once."""
@@ -102,12 +108,12 @@ def _migrated() -> bytes:
 
 
 @asynccontextmanager
-async def database(folder: Path, clock: Clock | None = None) -> AsyncIterator[Store]:
+async def database(folder: Path, clock: Callable[[], float] | None = None) -> AsyncIterator[Store]:
     """A migrated SQLite database in a folder."""
     file = folder / "headrace.db"
     if not file.exists():
         file.write_bytes(await asyncio.to_thread(_migrated))
-    store = Store(f"sqlite+aiosqlite:///{file}", clock or Clock())
+    store = Store(f"sqlite+aiosqlite:///{file}", Vault(ROOT), clock or Clock())
     yield store
     await store.close()
 
@@ -126,6 +132,19 @@ class Silence:
         raise NotImplementedError
 
 
+class Idle:
+    """A worker that need not be woken."""
+
+    async def wake(self) -> None:
+        pass
+
+
+def means(store: Store) -> Means:
+    """What handlers work with that write no response log."""
+    nowhere = connect("unix:///nowhere")
+    return Means(store, Hub(nowhere, Settings().log), Outbox(nowhere, Settings().log))
+
+
 class Desk:
     """The HTTP application over a database and an index in memory, with clients that call it in this process."""
 
@@ -134,7 +153,7 @@ class Desk:
         self.keys = Keys(store, b"pepper", settings.gateway.key_cache_s, settings.gateway.session_ttl_s)
         self.embeds, self.retrieves = FakeEmbeds(), FakeRetrieves()
         nowhere = connect("unix:///nowhere")
-        stages = Stages(self.embeds, self.retrieves)
+        stages = Stages(self.embeds, self.retrieves, Idle())
         context = Context(settings, store, self.keys, Hub(nowhere, settings.log), Outbox(nowhere, settings.log), Silence(), stages)
         self.app = build_app(context)
         self._transport = ASGITransport(self.app, raise_app_exceptions=False)
@@ -177,9 +196,8 @@ class Served:
             store.clock = time.time
             self.key = await self.desk.key("acme")
             self.desk_store = (await store.of(await self.desk.keys.verify(self.key)).add_store("default")).id
-            runner = Runner(
-                store, settings.worker.model_copy(update={"poll_s": 0.02}), Ingest(settings, self.desk.embeds, self.desk.retrieves)
-            )
+            ingest = Ingest(settings, self.desk.embeds, self.desk.retrieves)
+            runner = Runner(means(store), settings.worker.model_copy(update={"poll_s": 0.02}), {INGEST: ingest})
             server = uvicorn.Server(uvicorn.Config(self.desk.app, port=0, lifespan="off", ws="none", log_level="warning"))
             tasks = [asyncio.create_task(runner.run()), asyncio.create_task(server.serve())]
             await until(lambda: server.started)

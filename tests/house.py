@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +13,19 @@ import uvicorn
 from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
-from deployments.core.config import Gateway, Log, Settings
+from deployments.core.config import Gateway, Log, Settings, Worker
 from deployments.core.errors import HeadraceError
 from deployments.core.follow import Hub
+from deployments.core.jobs import RESPOND
 from deployments.core.keys import Keys
+from deployments.core.log import Writer
 from deployments.core.outbox import Outbox
 from deployments.core.run import Run
-from deployments.core.types import Citation, Outcome, Turn, Usage
+from deployments.core.types import Citation, Cited, Outcome, Text, Turn, Usage
 from deployments.gateway.app import build_app
 from deployments.gateway.context import Context, Stages
+from deployments.worker.work import Means, Runner
+from pipeline.respond import Respond
 from tests.fakes import SCOPES, FakeEmbeds, FakeRetrieves, database, until
 
 
@@ -37,19 +42,26 @@ class Script:
     async def answer(self, turn: Turn, run: Run) -> None:
         self.turns.append(turn)
         writer = run.writer
-        writer.open()
+        if not writer.written:
+            writer.open()
         try:
-            for piece in self.pieces:
-                writer.text(piece) if isinstance(piece, str) else writer.cite(piece)
-                await asyncio.sleep(self.pause_s)
-            if self.error:
-                writer.end(writer.failed(self.error))
-            else:
-                await writer.drain()
-                writer.end(writer.finished(Outcome(writer.next_seq, "stop", Usage(10, 2))))
+            await self._say(writer)
+            await writer.drain()
+            last = writer.failed(self.error) if self.error else writer.finished(Outcome(writer.next_seq, "stop", Usage(10, 2)))
+            await run.keep((*writer.written, last))
+            writer.end(last)
         except asyncio.CancelledError:
             self.ended_early += 1
             raise
+
+    async def _say(self, writer: Writer) -> None:
+        """What is left to say behind what was said."""
+        said = sum(isinstance(delta, Text | Cited) for delta in writer.written)
+        for piece in self.pieces[said:]:
+            writer.text(piece) if isinstance(piece, str) else writer.cite(piece)
+            if self.pause_s:
+                await writer.drain()
+            await asyncio.sleep(self.pause_s)
 
 
 @dataclass
@@ -88,14 +100,29 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
         data_dir=tmp_path,
         gateway=Gateway(max_body_bytes=20_000, max_messages=5, max_tokens=100, keep_alive_s=0.2, max_streams=3),
         log=Log(tick_ms=2),
+        worker=Worker(poll_s=0.05),
     )
-    async with database(tmp_path) as store:
+    async with database(tmp_path, time.time) as store:
         keys = Keys(store, b"pepper")
         await keys.add_tenant("ours", "ours")
         key = await keys.mint("ours", SCOPES)
         flow = Script()
         hub = Hub(valkey, settings.log)
-        stages = Stages(FakeEmbeds(), FakeRetrieves())
-        context = Context(settings, store, keys, hub, Outbox(valkey, settings.log, local=hub), flow, stages)
+        outbox = Outbox(valkey, settings.log, local=hub)
+        runner = Runner(Means(store, hub, outbox), settings.worker, {RESPOND: Respond(settings, flow)})
+        context = Context(settings, store, keys, hub, outbox, flow, Stages(FakeEmbeds(), FakeRetrieves(), Bell(runner)))
         async with serving(context) as url:
+            working = asyncio.create_task(runner.run())
             yield House(url, key.secret, flow, context)
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+
+@dataclass
+class Bell:
+    """Wakes a worker in this process."""
+
+    runner: Runner
+
+    async def wake(self) -> None:
+        self.runner.wake()

@@ -39,6 +39,10 @@ class Gateway(Section):
     max_upload_bytes: int = Field(default=32 << 20, ge=1024, description="Largest file that may be ingested.")
     max_messages: int = Field(default=512, ge=1, description="Messages in one request.")
     max_tokens: int = Field(default=4096, ge=1, description="Largest answer a request may ask for.")
+    commit_s: float = Field(default=2, gt=0, description="A streamed answer that has said nothing for so long is begun anyway.")
+    max_choices: int = Field(default=4, ge=1, description="Answers to one chat request (`n`).")
+    max_input_tokens: int = Field(default=32_000, ge=64, description="Longest input of a response with what came before it, roughly.")
+    socket_life_s: float = Field(default=3600, gt=0, description="Longest life of a WebSocket.")
     max_streams: int = Field(default=900, ge=1, description="Answers one replica writes at once; more get 503.")
     deadline_s: float = Field(default=300, gt=0, description="Longest life of one answer.")
     keep_alive_s: float = Field(default=10, gt=0, description="Pause after which an idle stream gets an SSE comment.")
@@ -118,7 +122,20 @@ class Worker(Section):
     scaling: Scaling = Scaling(max_ongoing=16, target_ongoing=4)
     poll_s: float = Field(default=1.0, gt=0, description="Pause between two looks for work when nothing wakes the worker.")
     lease_s: float = Field(default=60, gt=0, description="How long a job stays with a worker that gives no sign of life.")
+    respond_lease_s: float = Field(default=5, gt=0, description="The same for a background response, which somebody waits for.")
+    respond_at_once: int = Field(default=32, ge=1, description="Background responses one worker writes at once.")
     max_attempts: int = Field(default=3, ge=1, description="Times a job is tried before it is given up.")
+
+
+class Session(Section):
+    """What of a conversation goes before its next question."""
+
+    recent_tokens: int = Field(default=500, ge=16, description="Tokens of the newest messages, roughly; at least the last one goes in.")
+    recalled_tokens: int = Field(default=200, ge=0, description="Tokens of earlier messages that are like the question, roughly.")
+    recalled_items: int = Field(default=4, ge=0, description="Earlier messages that may be recalled at once.")
+    remembered_items: int = Field(default=2000, ge=0, description="Earlier messages that are looked through.")
+    summary_tokens: int = Field(default=150, ge=16, description="Tokens of the summary of what came before, roughly.")
+    summarise_items: int = Field(default=12, ge=2, description="Messages that gather before they are summarised.")
 
 
 class Log(Section):
@@ -159,12 +176,16 @@ class Settings(BaseSettings):
     sql_url: SecretStr | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in data_dir.")
     valkey_url: SecretStr | None = Field(default=None, description="Valkey or Redis; default: an embedded Valkey in data_dir.")
     pepper: SecretStr | None = Field(default=None, description="Secret that API keys are hashed with; default: a key file in data_dir.")
+    root_key: SecretStr | None = Field(
+        default=None, description="Key of all keys that content is encrypted with, 64 hex digits; default: a key file in data_dir."
+    )
     starter_corpus: bool = Field(default=True, description="Ingest the starter corpus at the first start.")
     gateway: Gateway = Gateway()
     embedder: Embedder = Embedder()
     retriever: Retriever = Retriever()
     router: Router = Router()
     generator: Generator = Generator()
+    session: Session = Session()
     worker: Worker = Worker()
     log: Log = Log()
     node: Node = Node()
@@ -210,6 +231,11 @@ class Settings(BaseSettings):
         if self.pepper is not None:
             return self.pepper.get_secret_value().encode()
         return keyfile(self.data_dir / "pepper.key")
+
+    def root_bytes(self) -> bytes:
+        """The key of all keys; makes the key file where there is none. Raises ValueError where it is not 32 bytes in hex."""
+        text = self.root_key.get_secret_value() if self.root_key else keyfile(self.data_dir / "root.key").decode()
+        return bytes.fromhex(text)
 
 
 def keyfile(path: Path, make: Callable[[], bytes] | None = None) -> bytes:

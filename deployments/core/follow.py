@@ -193,6 +193,13 @@ class Hub:
         if not self._subscribed.is_set():
             await _patient(self._subscribed, within_s)
 
+    async def recorded(self, ref: LogRef) -> list[Delta]:
+        """What the record of a log holds; raises Overloaded where Valkey is away."""
+        try:
+            return await read(self._valkey, ref)
+        except (RedisError, OSError) as error:
+            raise Overloaded("the response log is not available", retry_after_s=1) from error
+
     @contextlib.contextmanager
     def follow(self, response_id: str) -> Generator[Follower]:
         """A follower of a response that is pushed to this process, from the first delta on, for as long as the context lasts."""
@@ -221,10 +228,7 @@ class Hub:
         shared.followers.append(follower)
         try:
             await _patient(shared.subscribed, within_s)
-            try:
-                follower.recall(await read(self._valkey, ref))
-            except (RedisError, OSError) as error:
-                raise Overloaded("the response log is not available", retry_after_s=1) from error
+            follower.recall(await self.recorded(ref))
             yield follower
         finally:
             shared.followers.remove(follower)

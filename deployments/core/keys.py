@@ -9,7 +9,8 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from deployments.core.errors import Unauthenticated
-from deployments.core.store import Store, new_id
+from deployments.core.ids import new_id
+from deployments.core.store import Store
 from deployments.core.tables import KeyRow, SessionRow, TenantRow
 from deployments.core.types import Principal
 
@@ -44,7 +45,8 @@ class Keys:
 
     async def add_tenant(self, name: str, tenant_id: str | None = None) -> str:
         """Make a tenant; returns its id."""
-        row = TenantRow(id=tenant_id or new_id("ten_"), name=name, created_at=int(self._store.clock()))
+        tenant_id = tenant_id or new_id("ten_")
+        row = TenantRow(id=tenant_id, name=name, created_at=int(self._store.clock()), key=self._store.vault.new_key(tenant_id))
         async with self._store.write() as session:
             session.add(row)
         return row.id

@@ -1,32 +1,37 @@
 """What must survive, in SQL. `store.of(principal)` is the only door to what a tenant owns."""
 
+import asyncio
 import contextlib
 import hashlib
-import re
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import TypeVar
 
 import msgspec
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import undefer
 
+from deployments.core.config import Settings
+from deployments.core.conversations import Conversations
 from deployments.core.errors import NotFound
+from deployments.core.ids import checked, found, new_id
+from deployments.core.jobs import INGEST, Job, Jobs
+from deployments.core.responses import Responses
 from deployments.core.sql import WRITES, open_engine
-from deployments.core.tables import FileRow, MemberRow, PassageRow, StoreRow
+from deployments.core.tables import FileRow, MemberRow, PassageRow, StoreRow, TenantRow
 from deployments.core.types import Chunk, Principal, Vectors
+from deployments.core.vault import Lock, Vault
 
-Row = TypeVar("Row")
 Attributes = Mapping[str, str | float | bool]
 
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SMALL_BYTES = 1 << 20
+"""What is larger is sealed and opened in a thread."""
 
+_MAX_LOCKS = 10_000
+"""Tenants whose keys a process remembers."""
 
-def new_id(prefix: str) -> str:
-    """An unguessable id such as `file-3f…`: milliseconds since 1970, then 80 random bits, so that ids sort by age."""
-    return f"{prefix}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.Decoder(list[str]).decode
 
 
 class StoredFile(msgspec.Struct, frozen=True):
@@ -65,26 +70,20 @@ class Member(msgspec.Struct, frozen=True):
     usage_bytes: int
 
 
-class Work(msgspec.Struct, frozen=True):
-    """A leased ingestion: which file goes into which store, for whom, at which attempt (from 1)."""
-
-    tenant: str
-    store_id: str
-    file_id: str
-    attempt: int
-
-    @property
-    def principal(self) -> Principal:
-        """Whom the worker acts for: the tenant of the job, with no key behind it."""
-        return Principal(self.tenant, "worker", frozenset({"files:read", "files:write"}))
+def open_store(settings: Settings) -> "Store":
+    """The database that the settings name."""
+    return Store(settings.database_url, Vault(settings.root_bytes()))
 
 
 class Store:
     """The database; opens nothing until it is first used."""
 
-    def __init__(self, url: str, clock: Callable[[], float] = time.time):
+    def __init__(self, url: str, vault: Vault, clock: Callable[[], float] = time.time):
         self.engine = open_engine(url)
+        self.vault = vault
         self.clock = clock
+        self.jobs = Jobs(self)
+        self._locks: dict[str, Lock] = {}
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         self._writing = async_sessionmaker(self.engine.execution_options(**WRITES), expire_on_commit=False)
 
@@ -102,45 +101,20 @@ class Store:
         """Everything that principal's tenant owns, and nothing else."""
         return TenantStore(self, principal.tenant)
 
-    async def lease(self, seconds: float) -> Work | None:
-        """Take the oldest ingestion that nobody works on, for that long; None where there is none."""
-        now = int(self.clock())
-        waiting = (MemberRow.status == "in_progress") & (MemberRow.leased_until <= now)
-        async with self.write() as session:
-            oldest = select(MemberRow).where(waiting).order_by(MemberRow.created_at, MemberRow.file_id).limit(1)
-            row = await session.scalar(oldest.with_for_update(skip_locked=True))
-            if row is None:
-                return None
-            taken = await session.execute(
-                update(MemberRow)
-                .where(MemberRow.store_id == row.store_id, MemberRow.file_id == row.file_id, waiting)
-                .values(leased_until=int(now + seconds), attempts=MemberRow.attempts + 1)
-                .execution_options(synchronize_session=False)
-            )
-            if not taken.rowcount:  # type: ignore[attr-defined]
-                return None
-            return Work(row.tenant_id, row.store_id, row.file_id, row.attempts + 1)
+    def of_tenant(self, tenant: str) -> "TenantStore":
+        """The same for the stores of a tenant among each other, which know whose they are."""
+        return TenantStore(self, tenant)
 
-    async def extend(self, work: Work, seconds: float) -> bool:
-        """Keep a lease for that much longer from now; False where the work is gone or somebody else's."""
-        return await self._hold(work, seconds, work.attempt)
-
-    async def release(self, work: Work, seconds: float = 0, *, counted: bool = True) -> None:
-        """Give a lease back; the work is taken up again no sooner than that much later. An attempt may be left uncounted."""
-        await self._hold(work, seconds, work.attempt if counted else work.attempt - 1)
-
-    async def _hold(self, work: Work, seconds: float, attempts: int) -> bool:
-        mine = (MemberRow.store_id == work.store_id) & (MemberRow.file_id == work.file_id) & (MemberRow.tenant_id == work.tenant)
-        mine &= (MemberRow.status == "in_progress") & (MemberRow.attempts == work.attempt)
-        change = update(MemberRow).where(mine).values(leased_until=int(self.clock() + seconds), attempts=attempts)
-        async with self.write() as session:
-            held = await session.execute(change)
-        return bool(held.rowcount)  # type: ignore[attr-defined]
-
-    async def backlog(self) -> int:
-        """How many ingestions are not done."""
-        async with self.session() as session:
-            return await session.scalar(select(func.count()).select_from(MemberRow).where(MemberRow.status == "in_progress")) or 0
+    async def lock(self, session: AsyncSession, tenant: str) -> Lock:
+        """The lock of a tenant; raises NotFound where there is no such tenant."""
+        if lock := self._locks.get(tenant):
+            return lock
+        wrapped = await session.scalar(select(TenantRow.key).where(TenantRow.id == tenant))
+        if wrapped is None:
+            raise NotFound("no such tenant")
+        if len(self._locks) >= _MAX_LOCKS:
+            self._locks.clear()
+        return self._locks.setdefault(tenant, self.vault.lock(tenant, wrapped))
 
     async def close(self) -> None:
         """Close every connection."""
@@ -153,40 +127,56 @@ class TenantStore:
     def __init__(self, store: Store, tenant: str):
         self._store = store
         self._tenant = tenant
+        self.responses = Responses(store, tenant)
+        self.conversations = Conversations(store, tenant)
 
     async def add_file(self, filename: str, purpose: str, content: bytes) -> StoredFile:
         """Keep an uploaded file."""
+        name = new_id("file-")
+        async with self._store.session() as session:
+            lock, data_key = (await self._store.lock(session, self._tenant)).new("files", name)
+        sealed = await _seal(lock, content, name, "content")
         row = FileRow(
-            id=new_id("file-"),
+            id=name,
             tenant_id=self._tenant,
             filename=filename,
             purpose=purpose,
             sha256=hashlib.sha256(content).hexdigest(),
             size=len(content),
             created_at=int(self._store.clock()),
-            content=content,
+            data_key=data_key,
+            content=sealed,
         )
         async with self._store.write() as session:
             session.add(row)
-        return _file(row)
+        return _file(row, lock)
 
     async def file(self, file_id: str) -> StoredFile:
         """A file by id."""
         async with self._store.session() as session:
-            return _file(await self._file(session, file_id))
+            row = await self._file(session, file_id)
+            return _file(row, await self._lock(session, row))
 
     async def content(self, file_id: str) -> bytes:
         """The bytes of a file as they were uploaded."""
         async with self._store.session() as session:
-            return (await self._file(session, file_id, FileRow.content)).content
+            row = await self._file(session, file_id, FileRow.content)
+            lock = await self._lock(session, row)
+        if len(row.content) < _SMALL_BYTES:
+            return lock.open(row.content, "files", file_id, "content")
+        return await asyncio.to_thread(lock.open, row.content, "files", file_id, "content")
 
     async def text(self, file_id: str) -> str:
         """The text of a file as it was parsed; raises NotFound where it has not been ingested."""
+        return (await self._text(file_id))[0]
+
+    async def _text(self, file_id: str) -> tuple[str, Lock]:
         async with self._store.session() as session:
-            text = (await self._file(session, file_id, FileRow.text)).text
-        if text is None:
+            row = await self._file(session, file_id, FileRow.text)
+            lock = await self._lock(session, row)
+        if row.text is None:
             raise NotFound(f"file {file_id} has not been ingested")
-        return text
+        return lock.open(row.text, "files", file_id, "text").decode(), lock
 
     async def stores_with(self, file_id: str) -> dict[str, str]:
         """The ids of the stores that hold a file, and its status in each."""
@@ -201,6 +191,8 @@ class TenantStore:
             stores = list(await session.scalars(select(MemberRow.store_id).where(MemberRow.file_id == file_id)))
             await session.execute(delete(PassageRow).where(PassageRow.file_id == file_id))
             await session.execute(delete(MemberRow).where(MemberRow.file_id == file_id))
+            for store_id in stores:
+                await self._store.jobs.cancel(session, self._tenant, INGEST, f"{store_id}/{file_id}")
             await session.delete(row)
         return stores
 
@@ -243,8 +235,9 @@ class TenantStore:
             await self._file(session, file_id)
             row = await session.get(MemberRow, (store_id, file_id)) or MemberRow(store_id=store_id, file_id=file_id, tenant_id=self._tenant)
             row.status, row.error_code, row.error_message, row.attributes = "in_progress", None, None, dict(attributes)
-            row.created_at, row.attempts, row.leased_until, row.usage_bytes = int(self._store.clock()), 0, 0, 0
+            row.created_at, row.usage_bytes = int(self._store.clock()), 0
             session.add(row)
+            await self._store.jobs.enqueue(session, self._tenant, INGEST, f"{store_id}/{file_id}")
         return _member(row)
 
     async def member(self, store_id: str, file_id: str) -> Member:
@@ -271,10 +264,15 @@ class TenantStore:
         async with self._store.write() as session:
             row = await self._memberrow(session, store_id, file_id)
             await session.execute(delete(PassageRow).where(PassageRow.store_id == store_id, PassageRow.file_id == file_id))
+            await self._store.jobs.cancel(session, self._tenant, INGEST, f"{store_id}/{file_id}")
             await session.delete(row)
 
-    async def complete(self, store_id: str, file_id: str, title: str, text: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
-        """Keep what an ingestion made, in place of what was there, and mark it completed."""
+    async def complete(
+        self, store_id: str, file_id: str, title: str, text: str, chunks: Sequence[Chunk], vectors: Vectors, job: Job | None = None
+    ) -> None:
+        """Keep what an ingestion made, in place of what was there, and end its job; raises LeaseLost."""
+        async with self._store.session() as session:
+            lock = await self._lock(session, await self._file(session, file_id))
         passages = [
             PassageRow(
                 store_id=store_id,
@@ -284,48 +282,52 @@ class TenantStore:
                 start=chunk.start,
                 end=chunk.end,
                 tokens=chunk.tokens,
-                headings=list(chunk.headings),
-                vector=vector.astype("<f4").tobytes(),
+                headings=lock.seal(_encode(chunk.headings), "passages", _place(store_id, file_id, chunk.number), "headings"),
+                vector=lock.seal(vector.astype("<f4").tobytes(), "passages", _place(store_id, file_id, chunk.number), "vector"),
             )
             for chunk, vector in zip(chunks, vectors, strict=True)
         ]
-        async with self._store.write() as session:
+        async with self._store.jobs.finishing(job) if job else self._store.write() as session:
             member = await self._memberrow(session, store_id, file_id)
             file = await self._file(session, file_id)
             await session.execute(delete(PassageRow).where(PassageRow.store_id == store_id, PassageRow.file_id == file_id))
             session.add_all(passages)
-            file.title, file.text = title, text
-            member.status, member.usage_bytes = "completed", sum(len(row.vector) + row.end - row.start for row in passages)
+            file.title = lock.seal(title.encode(), "files", file_id, "title")
+            file.text = lock.seal(text.encode(), "files", file_id, "text")
+            member.status, member.usage_bytes = "completed", sum(4 * vectors.shape[1] + row.end - row.start for row in passages)
 
-    async def fail(self, store_id: str, file_id: str, code: str, message: str) -> None:
-        """Mark an ingestion failed, with the reason its owner will read."""
-        async with self._store.write() as session:
+    async def fail(self, store_id: str, file_id: str, code: str, message: str, job: Job | None = None) -> None:
+        """Mark an ingestion failed, with the reason its owner will read, and end its job; raises LeaseLost."""
+        async with self._store.jobs.finishing(job, "failed", code) if job else self._store.write() as session:
             member = await self._memberrow(session, store_id, file_id)
             member.status, member.error_code, member.error_message = "failed", code, message
 
     async def passages(self, file_id: str) -> list[Chunk]:
         """The passages of a file in document order, as the store that ingested it last holds them."""
-        text = await self.text(file_id)
+        text, lock = await self._text(file_id)
         owned = (MemberRow.file_id == file_id) & (MemberRow.tenant_id == self._tenant) & (MemberRow.status == "completed")
         last = select(MemberRow.store_id).where(owned).order_by(MemberRow.created_at.desc(), MemberRow.store_id).limit(1)
         wanted = (PassageRow.file_id == file_id) & (PassageRow.tenant_id == self._tenant) & (PassageRow.store_id == last.scalar_subquery())
         async with self._store.session() as session:
             rows = await session.scalars(select(PassageRow).where(wanted).order_by(PassageRow.number))
-            return [Chunk(row.number, text[row.start : row.end], tuple(row.headings), row.start, row.end, row.tokens) for row in rows]
+            return [_chunk(row, text, lock) for row in rows]
+
+    async def _lock(self, session: AsyncSession, row: FileRow) -> Lock:
+        return (await self._store.lock(session, self._tenant)).of(row.data_key, "files", row.id)
 
     async def _file(self, session: AsyncSession, file_id: str, *columns: object) -> FileRow:
-        wanted = select(FileRow).where(FileRow.id == _checked("file", file_id), FileRow.tenant_id == self._tenant)
+        wanted = select(FileRow).where(FileRow.id == checked("file", file_id), FileRow.tenant_id == self._tenant)
         row = await session.scalar(wanted.options(*(undefer(column) for column in columns)))  # type: ignore[arg-type]
-        return _found(row, "file", file_id)
+        return found(row, "file", file_id)
 
     async def _storerow(self, session: AsyncSession, store_id: str) -> StoreRow:
-        wanted = select(StoreRow).where(StoreRow.id == _checked("vector store", store_id), StoreRow.tenant_id == self._tenant)
-        return _found(await session.scalar(wanted), "vector store", store_id)
+        wanted = select(StoreRow).where(StoreRow.id == checked("vector store", store_id), StoreRow.tenant_id == self._tenant)
+        return found(await session.scalar(wanted), "vector store", store_id)
 
     async def _memberrow(self, session: AsyncSession, store_id: str, file_id: str) -> MemberRow:
         await self._storerow(session, store_id)
-        row = await session.get(MemberRow, (store_id, _checked("file", file_id)))
-        return _found(row if row and row.tenant_id == self._tenant else None, "file", file_id)
+        row = await session.get(MemberRow, (store_id, checked("file", file_id)))
+        return found(row if row and row.tenant_id == self._tenant else None, "file", file_id)
 
     async def _counted(self, session: AsyncSession, rows: Sequence[StoreRow]) -> list[VectorStore]:
         wanted = MemberRow.store_id.in_([row.id for row in rows])
@@ -336,21 +338,25 @@ class TenantStore:
         return [VectorStore(row.id, row.name, row.created_at, int(used[row.id]), counted[row.id], dict(row.labels)) for row in rows]
 
 
-def _checked(kind: str, name: str) -> str:
-    """An id that could be one: what PostgreSQL would refuse as text, such as NUL, is not found like any other."""
-    if not _ID.fullmatch(name):
-        raise NotFound(f"no {kind} with that id")
-    return name
+async def _seal(lock: Lock, content: bytes, file_id: str, column: str) -> bytes:
+    """A sealed value of a file; a large one in a thread, so that others are not kept waiting."""
+    if len(content) < _SMALL_BYTES:
+        return lock.seal(content, "files", file_id, column)
+    return await asyncio.to_thread(lock.seal, content, "files", file_id, column)
 
 
-def _found(row: Row | None, kind: str, name: str) -> Row:
-    if row is None:
-        raise NotFound(f"no {kind} with the id '{name}'")
-    return row
+def _place(store_id: str, file_id: str, number: int) -> str:
+    return f"{store_id}/{file_id}/{number}"
 
 
-def _file(row: FileRow) -> StoredFile:
-    return StoredFile(row.id, row.filename, row.purpose, row.sha256, row.size, row.created_at, row.title)
+def _chunk(row: PassageRow, text: str, lock: Lock) -> Chunk:
+    sealed = lock.open(row.headings, "passages", _place(row.store_id, row.file_id, row.number), "headings")
+    return Chunk(row.number, text[row.start : row.end], tuple(_decode(sealed)), row.start, row.end, row.tokens)
+
+
+def _file(row: FileRow, lock: Lock) -> StoredFile:
+    title = None if row.title is None else lock.open(row.title, "files", row.id, "title").decode()
+    return StoredFile(row.id, row.filename, row.purpose, row.sha256, row.size, row.created_at, title)
 
 
 def _member(row: MemberRow) -> Member:

@@ -1,6 +1,6 @@
 """The SQL schema; `migrations/` makes it, a test proves that both agree."""
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Text
+from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import JSON
 
@@ -25,6 +25,7 @@ class TenantRow(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
     created_at: Mapped[int] = mapped_column(BigInteger)
+    key: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class KeyRow(Base):
@@ -63,7 +64,7 @@ class StoreRow(Base):
 
 
 class FileRow(Base):
-    """An uploaded file: its bytes, and its text once it has been parsed."""
+    """An uploaded file: its bytes, and its title and text once it has been parsed; these three are sealed."""
 
     __tablename__ = "files"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -73,13 +74,14 @@ class FileRow(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column("bytes", Integer)
     created_at: Mapped[int] = mapped_column(BigInteger)
+    data_key: Mapped[bytes] = mapped_column(LargeBinary)
     content: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
-    title: Mapped[str | None] = mapped_column(Text)
-    text: Mapped[str | None] = mapped_column(Text, deferred=True)
+    title: Mapped[bytes | None] = mapped_column(LargeBinary)
+    text: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
 
 
 class MemberRow(Base):
-    """A file in a vector store; while `in_progress` it is also the job that ingests it."""
+    """A file in a vector store, and how its ingestion stands."""
 
     __tablename__ = "vector_store_files"
     store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"), primary_key=True)
@@ -90,14 +92,11 @@ class MemberRow(Base):
     error_message: Mapped[str | None] = mapped_column(Text)
     attributes: Mapped[dict[str, str | float | bool]] = mapped_column(JSON)
     created_at: Mapped[int] = mapped_column(BigInteger)
-    attempts: Mapped[int] = mapped_column(Integer, default=0)
-    leased_until: Mapped[int] = mapped_column(BigInteger, default=0)
     usage_bytes: Mapped[int] = mapped_column(Integer, default=0)
-    __table_args__ = (Index("vector_store_files_work", "status", "leased_until"),)
 
 
 class PassageRow(Base):
-    """One passage: its span in the file's text, and its vector as little-endian float32."""
+    """One passage: its span in the file's text; its headings and its vector, as little-endian float32, are sealed."""
 
     __tablename__ = "passages"
     store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"), primary_key=True)
@@ -107,5 +106,83 @@ class PassageRow(Base):
     start: Mapped[int] = mapped_column(Integer)
     end: Mapped[int] = mapped_column(Integer)
     tokens: Mapped[int] = mapped_column(Integer)
-    headings: Mapped[list[str]] = mapped_column(JSON)
+    headings: Mapped[bytes] = mapped_column(LargeBinary)
     vector: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+
+
+class JobRow(Base):
+    """Work to be done; times are in milliseconds since 1970."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    kind: Mapped[str] = mapped_column(String(32))
+    subject: Mapped[str] = mapped_column(String(160))
+    status: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    fence: Mapped[int] = mapped_column(BigInteger, default=0)
+    run_at: Mapped[int] = mapped_column(BigInteger)
+    leased_until: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    error_message: Mapped[str | None] = mapped_column(Text)
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "kind", "subject", name="uq_jobs_subject"),
+        Index("jobs_due", "status", "kind", "run_at"),
+    )
+
+
+class ResponseRow(Base):
+    """A response: how it was asked for, its latest object, and its turn while it waits for a worker; these three are sealed."""
+
+    __tablename__ = "responses"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    status: Mapped[str] = mapped_column(String(16))
+    background: Mapped[bool] = mapped_column(Boolean)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    previous_id: Mapped[str | None] = mapped_column(String(64))
+    conversation_id: Mapped[str | None] = mapped_column(String(64))
+    data_key: Mapped[bytes] = mapped_column(LargeBinary)
+    asked: Mapped[bytes] = mapped_column(LargeBinary)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    turn: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+
+
+class ResponseItemRow(Base):
+    """An item of a response's input or output, sealed; positions count from 0 over both."""
+
+    __tablename__ = "response_items"
+    response_id: Mapped[str] = mapped_column(ForeignKey("responses.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    item_id: Mapped[str] = mapped_column(String(80))
+    output: Mapped[bool] = mapped_column(Boolean)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    __table_args__ = (Index("response_items_item", "tenant_id", "item_id"),)
+
+
+class ConversationRow(Base):
+    """A conversation; its metadata and its summary are sealed. `summarised` counts the positions the summary speaks of."""
+
+    __tablename__ = "conversations"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    data_key: Mapped[bytes] = mapped_column(LargeBinary)
+    labels: Mapped[bytes] = mapped_column("metadata", LargeBinary)
+    next_position: Mapped[int] = mapped_column(Integer, default=0)
+    summary: Mapped[bytes | None] = mapped_column(LargeBinary)
+    summarised: Mapped[int] = mapped_column(Integer, default=0)
+
+
+class ConversationItemRow(Base):
+    """An item of a conversation, sealed, and the vector of its words once it has one, sealed as well."""
+
+    __tablename__ = "conversation_items"
+    conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    item_id: Mapped[str] = mapped_column(String(80))
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    vector: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    __table_args__ = (Index("conversation_items_item", "tenant_id", "item_id"),)

@@ -7,11 +7,11 @@ from starlette.exceptions import HTTPException
 
 from deployments.core.errors import HeadraceError
 from deployments.gateway import envelope
-from deployments.gateway.api import chat_completions, documents, embeddings, files, health, models, vector_stores
+from deployments.gateway.api import chat_completions, documents, embeddings, files, health, models, responses, vector_stores
 from deployments.gateway.context import App, Context
 from deployments.gateway.middleware import BodyBound
 
-ROUTERS = (chat_completions.router, embeddings.router, models.router, vector_stores.router, documents.router, health.router)
+_APIS = (chat_completions, responses, embeddings, models, vector_stores, documents, health)
 
 
 def build_app(context: Context) -> App:
@@ -27,8 +27,8 @@ def build_app(context: Context) -> App:
 
     app = App(title="headrace", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.context = context
-    for router in ROUTERS:
-        app.include_router(router)
+    for api in _APIS:
+        app.include_router(api.router)
     app.include_router(files.router, max_body_size=context.settings.gateway.max_upload_bytes + files.FRAME_BYTES)
     app.add_exception_handler(HeadraceError, envelope.on_headrace_error)
     app.add_exception_handler(RequestValidationError, envelope.on_invalid)

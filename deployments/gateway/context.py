@@ -33,12 +33,21 @@ class Pings(Protocol):
         ...
 
 
+class Wakes(Protocol):
+    """The worker, as far as those are concerned who have work for it."""
+
+    async def wake(self) -> None:
+        """Have it look for work now instead of at its next poll."""
+        ...
+
+
 @dataclass(frozen=True)
 class Stages:
     """The near sides of the stages that endpoints talk to, and of all that must stand for a question to be answered."""
 
     embeds: Embeds
     retrieves: Retrieves
+    works: Wakes
     all: tuple[Pings, ...] = ()
 
 

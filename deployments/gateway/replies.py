@@ -10,6 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Generator
 from types import TracebackType
+from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -18,14 +19,13 @@ from deployments.core.errors import HeadraceError, Overloaded
 from deployments.core.follow import Follower
 from deployments.core.patience import Patience
 from deployments.core.run import Keep, Run, forget
-from deployments.core.types import Delta, Failed, Finished, LogRef, Opened, Turn
+from deployments.core.types import Delta, Failed, Last, LogRef, Opened, Turn
 from deployments.gateway.context import Context
 from deployments.gateway.envelope import Broken
-from deployments.gateway.wire import ChatBody, ChatStream
 
 _logger = logging.getLogger("headrace.gateway")
 
-_STREAM_HEADERS = [
+STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -116,26 +116,54 @@ def nudging(follower: Follower, every_s: float) -> Generator[None]:
 
 async def _first(follower: Follower) -> list[Delta]:
     """The deltas up to and with the first that says something; raises Broken where that is a failure."""
+    read: list[Delta] = []
     while True:
-        deltas: list[Delta] = [delta for delta in await follower.read() if not isinstance(delta, Opened)]
-        if deltas and isinstance(deltas[0], Failed):
-            raise Broken(deltas[0])
-        if deltas:
-            return deltas
+        read += await follower.read()
+        said = [delta for delta in read if not isinstance(delta, Opened)]
+        if said and isinstance(said[0], Failed):
+            raise Broken(said[0])
+        if said:
+            return read
+
+
+class Encodes(Protocol):
+    """Deltas to the bytes of a stream."""
+
+    def start(self) -> bytes:
+        """What goes before the first delta."""
+        ...
+
+    def encode(self, deltas: list[Delta]) -> bytes:
+        """The events of some deltas; b"" where they make none."""
+        ...
+
+    def failed(self, error: HeadraceError) -> bytes:
+        """The event of an error after the first byte; nothing follows it."""
+        ...
+
+
+class Collects(Protocol):
+    """Deltas to one body."""
+
+    def feed(self, deltas: list[Delta]) -> bytes | None:
+        """Take deltas; the body once the last one has come. Raises Broken."""
+        ...
 
 
 class _Reply(Response, ABC):
     """A turn that is run and followed while its client is there."""
 
-    def __init__(self, parts: Context, turn: Turn):
+    def __init__(self, parts: Context, turn: Turn, keep: Keep = forget):
         super().__init__()
         self._parts = parts
         self._turn = turn
+        self._keep = keep
         self._limits = parts.settings.gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the turn; raises what broke before the first byte."""
-        async with Client(receive, send, self._limits.send_timeout_s) as client, answering(self._parts, self._turn) as follower:
+        running = answering(self._parts, self._turn, self._keep)
+        async with Client(receive, send, self._limits.send_timeout_s) as client, running as follower:
             await self._answer(client, follower)
 
     @abstractmethod
@@ -145,24 +173,31 @@ class _Reply(Response, ABC):
 class Stream(_Reply):
     """A turn as server-sent events, written as ready bytes."""
 
-    def __init__(self, parts: Context, turn: Turn, encoder: ChatStream):
-        super().__init__(parts, turn)
+    def __init__(self, parts: Context, turn: Turn, encoder: Encodes, keep: Keep = forget):
+        super().__init__(parts, turn, keep)
         self._encoder = encoder
 
     async def _answer(self, client: Client, follower: Follower) -> None:
-        deltas = await _first(follower)
-        await client.send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+        deltas = await self._begin(follower)
+        await client.send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
         try:
             with nudging(follower, self._limits.keep_alive_s):
                 await self._write(follower, deltas, client)
         except HeadraceError as error:
             await client.send({"type": "http.response.body", "body": self._encoder.failed(error)})
 
+    async def _begin(self, follower: Follower) -> list[Delta]:
+        """What is said first; [] where that takes so long that the stream is begun without it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.commit_s):
+                return await _first(follower)
+        return []
+
     async def _write(self, follower: Follower, deltas: list[Delta], client: Client) -> None:
         body = self._encoder.start()
         while True:
             body += self._encoder.encode(deltas) if deltas else b": keep-alive\n\n"
-            ended = bool(deltas) and isinstance(deltas[-1], Finished | Failed)
+            ended = bool(deltas) and isinstance(deltas[-1], Last)
             if body:
                 await client.send({"type": "http.response.body", "body": body, "more_body": not ended})
                 body = b""
@@ -174,8 +209,8 @@ class Stream(_Reply):
 class Whole(_Reply):
     """A turn as one JSON body."""
 
-    def __init__(self, parts: Context, turn: Turn, encoder: ChatBody):
-        super().__init__(parts, turn)
+    def __init__(self, parts: Context, turn: Turn, encoder: Collects, keep: Keep = forget):
+        super().__init__(parts, turn, keep)
         self._encoder = encoder
 
     async def _answer(self, client: Client, follower: Follower) -> None:

@@ -6,7 +6,7 @@ from deployments.core.follow import Hub
 from deployments.core.keys import Keys
 from deployments.core.outbox import Outbox
 from deployments.core.run import Answers
-from deployments.core.store import Store
+from deployments.core.store import open_store
 from deployments.core.valkey import connect
 from deployments.gateway.app import build_app
 from deployments.gateway.context import App, Context, Stages
@@ -17,7 +17,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, stages: Stages, flow: Answers):
         relax()
-        store = Store(settings.database_url)
+        store = open_store(settings)
         keys = Keys(store, settings.pepper_bytes(), settings.gateway.key_cache_s, settings.gateway.session_ttl_s)
         hub = Hub(connect(settings.valkey), settings.log)
         outbox = Outbox(connect(settings.valkey, reply_timeout_s=None), settings.log, local=hub)

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from deployments.core.config import Settings
 from deployments.core.errors import HeadraceError, InvalidRequest, NoSuchModel, Unsupported
-from deployments.core.store import new_id
+from deployments.core.ids import new_id
 from deployments.core.types import MODELS, Cited, Delta, Failed, Finished, Message, Principal, Role, Sampling, Text, Turn, Usage
 from deployments.gateway import envelope
 
@@ -16,7 +16,7 @@ FINGERPRINT = "fp_headrace_1"
 _MAX_EVENT_CHARS = 8000
 """Text of one event: readers built on aiohttp die on lines over 64 KiB, and a character may take six bytes of JSON."""
 
-_DENIED = ("chat_template", "trust_remote_code", "grammar", "chat_parser", "id_slot", "slot_save_path")
+DENIED = ("chat_template", "trust_remote_code", "grammar", "chat_parser", "id_slot", "slot_save_path")
 _UNBUILT = ("tools", "functions", "function_call", "audio", "web_search_options", "logit_bias", "moderation", "prediction", "store")
 _encode = msgspec.json.encode
 
@@ -126,7 +126,7 @@ class ChatRequest(BaseModel):
     def _refuse(self) -> None:
         extra = self.model_extra or {}
         for name in extra:
-            if name.startswith(_DENIED):
+            if name.startswith(DENIED):
                 raise Unsupported(f"'{name}' can't be set by a request", param=name)
         for name in _UNBUILT:
             if extra.get(name):

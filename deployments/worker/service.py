@@ -1,21 +1,27 @@
 """The worker as a Serve deployment: its loop runs beside the calls it answers."""
 
 import asyncio
+from collections.abc import Mapping
 
 from deployments.core.config import Settings
-from deployments.core.store import Store
-from deployments.worker.work import Handles, Runner
+from deployments.core.follow import Hub
+from deployments.core.outbox import Outbox
+from deployments.core.store import open_store
+from deployments.core.valkey import connect
+from deployments.worker.work import Handles, Means, Runner
 
 _GRACE_S = 2
-"""How long the work at hand may go on when the replica ends; then it is given back, and doing it again costs nothing but time."""
+"""How long the jobs at hand may go on when the replica ends; then they are given back, and doing them again costs nothing but time."""
 
 
 class Worker:
-    """Works off what waits in SQL, with the handler it was bound to."""
+    """Works off what waits in SQL, with the handlers it was bound to."""
 
-    def __init__(self, settings: Settings, handler: Handles):
-        self._store = Store(settings.database_url)
-        self._runner = Runner(self._store, settings.worker, handler)
+    def __init__(self, settings: Settings, handlers: Mapping[str, Handles]):
+        self._store = open_store(settings)
+        self._hub = Hub(connect(settings.valkey), settings.log)
+        self._outbox = Outbox(connect(settings.valkey, reply_timeout_s=None), settings.log, local=self._hub)
+        self._runner = Runner(Means(self._store, self._hub, self._outbox), settings.worker, handlers)
         self._loop: asyncio.Task[None] | None = None
 
     async def wake(self) -> None:
@@ -28,6 +34,7 @@ class Worker:
     async def check_health(self) -> None:
         """Starts the loop at the first check; raises when it has ended."""
         if self._loop is None:
+            self._hub.start()
             self._loop = asyncio.get_running_loop().create_task(self._runner.run())
         if self._loop.done():
             raise RuntimeError("the worker's loop has ended")
@@ -39,4 +46,6 @@ class Worker:
             await asyncio.wait({self._loop}, timeout=_GRACE_S)
             self._loop.cancel()
             await asyncio.wait({self._loop})
+        await self._hub.close()
+        await self._outbox.close()
         await self._store.close()

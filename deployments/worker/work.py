@@ -1,13 +1,19 @@
-"""The loop of a worker: lease, handle, and settle how it ended. It knows nothing of Ray, nor of what the work is."""
+"""The loop of a worker: lease, handle, and settle how it ended. It knows nothing of Ray, nor of what the jobs are."""
 
 import asyncio
 import contextlib
 import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from deployments.core import config
 from deployments.core.errors import NotFound, Overloaded
-from deployments.core.store import Store, Work
+from deployments.core.follow import Hub
+from deployments.core.jobs import Job, LeaseLost
+from deployments.core.outbox import Outbox
+from deployments.core.store import Store
 
 _logger = logging.getLogger("headrace.worker")
 
@@ -15,102 +21,157 @@ _MAX_BACKOFF_S = 60
 """The longest pause before another attempt; the first is 2 s and each next one twice as long."""
 
 _BEATS = 3
-"""Signs of life per lease: two may be lost before somebody else takes the work."""
+"""Signs of life per lease: two may be lost before somebody else takes the job."""
 
 Reason = Literal["unsupported_file", "invalid_file", "server_error"]
 
 
 class Rejected(Exception):
-    """The work can not be done, and another attempt would not change that; `code` and message are for its owner."""
+    """The job can not be done, and another attempt would not change that; `code` and message are for its owner."""
 
     def __init__(self, code: Reason, message: str):
         super().__init__(message)
         self.code: Reason = code
 
 
-class Handles(Protocol):
-    """What the work is."""
+@dataclass(frozen=True)
+class Means:
+    """What a handler works with: the database, and the response log."""
 
-    async def run(self, store: Store, work: Work) -> None:
-        """Do it and mark it completed; doing it twice is doing it once. Raises Rejected."""
+    store: Store
+    hub: Hub
+    outbox: Outbox
+
+
+class Handles(Protocol):
+    """What the jobs of one kind are."""
+
+    @property
+    def at_once(self) -> int:
+        """How many of them one worker does at a time."""
         ...
 
-    async def undo(self, store: Store, work: Work) -> None:
-        """Take back what an attempt may have left outside of SQL."""
+    @property
+    def lease_s(self) -> float:
+        """How long a job stays with a worker that gives no sign of life."""
+        ...
+
+    async def run(self, means: Means, job: Job) -> None:
+        """Do the job and end it; doing it twice is doing it once. Raises Rejected, LeaseLost, or NotFound where its subject is gone."""
+        ...
+
+    async def give_up(self, means: Means, job: Job, code: Reason, message: str) -> None:
+        """End a job that can not be done, and take back what attempts have left outside of SQL."""
+        ...
+
+    async def lost(self, means: Means, job: Job) -> None:
+        """The job was called off, or is somebody else's by now: clean up where its subject is gone."""
         ...
 
 
 class Runner:
-    """Does one piece of work at a time, until it is stopped."""
+    """Does jobs, of each kind as many at once as its handler says, until it is stopped."""
 
-    def __init__(self, store: Store, settings: config.Worker, handler: Handles):
-        self._store = store
+    def __init__(self, means: Means, settings: config.Worker, handlers: Mapping[str, Handles]):
+        self._means = means
+        self._jobs = means.store.jobs
         self._settings = settings
-        self._handler = handler
+        self._handlers = handlers
+        self._running: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._stopping = False
 
     async def run(self) -> None:
-        """Work until `stop`, or until cancelled: then the work at hand is given back."""
-        while not self._stopping:
-            try:
-                work = await self._store.lease(self._settings.lease_s)
-            except Exception:
-                _logger.exception("can not look for work")
-                work = None
-            if work is None:
-                await self._rest()
-            else:
-                await self._settle(work)
+        """Work until `stop`, or until cancelled: then the jobs at hand are given back."""
+        try:
+            while not self._stopping:
+                if job := await self._lease():
+                    self._start(job)
+                else:
+                    await self._rest()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def wake(self) -> None:
         """Look for work now."""
         self._woken.set()
 
     def stop(self) -> None:
-        """End `run` once the work at hand is done."""
+        """End `run` once the jobs at hand are done."""
         self._stopping = True
         self._woken.set()
+
+    async def _lease(self) -> Job | None:
+        """The next job of a kind that there is room for."""
+        self._woken.clear()
+        free = {kind: handler.lease_s for kind, handler in self._handlers.items() if self._running[kind] < handler.at_once}
+        if not free:
+            return None
+        try:
+            return await self._jobs.lease(free)
+        except Exception:
+            _logger.exception("can not look for work")
+            return None
+
+    def _start(self, job: Job) -> None:
+        self._running[job.kind] += 1
+        task = asyncio.get_running_loop().create_task(self._settle(job, self._handlers[job.kind]))
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._running[job.kind] -= 1
+            self._woken.set()
+
+        task.add_done_callback(ended)
 
     async def _rest(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.poll_s):
                 await self._woken.wait()
-        self._woken.clear()
 
-    async def _settle(self, work: Work) -> None:
+    async def _settle(self, job: Job, handler: Handles) -> None:
         """One attempt, however it ends; raises nothing but CancelledError."""
         try:
-            if work.attempt > self._settings.max_attempts:
-                await self._give_up(work, "server_error", f"{work.attempt - 1} attempts ended without a result")
+            if job.attempt > self._settings.max_attempts:
+                await handler.give_up(self._means, job, "server_error", f"{job.attempt - 1} attempts ended without a result")
             else:
-                await self._attempt(work)
+                await self._attempt(job, handler)
         except asyncio.CancelledError:
-            await self._store.release(work, counted=False)
+            await self._jobs.release(job, counted=False)
             raise
+        except LeaseLost:
+            pass
         except Exception:
-            _logger.exception("the end of %s in %s could not be written down; its lease will end", work.file_id, work.store_id)
+            _logger.exception("the end of %s %s could not be written down; its lease will end", job.kind, job.subject)
 
-    async def _attempt(self, work: Work) -> None:
+    async def _attempt(self, job: Job, handler: Handles) -> None:
         try:
-            await self._run(work)
+            await self._run(job, handler)
         except Rejected as error:
-            await self._give_up(work, error.code, str(error))
-        except NotFound:
-            await self._handler.undo(self._store, work)  # the file was deleted meanwhile
+            await handler.give_up(self._means, job, error.code, str(error))
+        except (LeaseLost, NotFound):
+            await handler.lost(self._means, job)
+            async with self._jobs.finishing(job, "cancelled"):
+                pass
         except Overloaded as error:
-            await self._store.release(work, error.retry_after_s or 1, counted=False)
+            await self._jobs.release(job, error.retry_after_s or 1, counted=False)
         except Exception:
-            _logger.exception("attempt %d at %s in %s failed", work.attempt, work.file_id, work.store_id)
-            if work.attempt >= self._settings.max_attempts:
-                await self._give_up(work, "server_error", "headrace failed to read this file; the log has the reason")
+            _logger.exception("attempt %d at %s %s failed", job.attempt, job.kind, job.subject)
+            if job.attempt >= self._settings.max_attempts:
+                await handler.give_up(self._means, job, "server_error", "headrace failed at this; the log has the reason")
             else:
-                await self._store.release(work, min(2**work.attempt, _MAX_BACKOFF_S))
+                await self._jobs.release(job, min(2**job.attempt, _MAX_BACKOFF_S))
 
-    async def _run(self, work: Work) -> None:
-        """Run the handler for as long as the lease is ours; raises NotFound where the file was deleted."""
-        running = asyncio.create_task(self._handler.run(self._store, work))
-        beating = asyncio.create_task(self._beat(work))
+    async def _run(self, job: Job, handler: Handles) -> None:
+        """Run the handler for as long as the lease is ours; raises LeaseLost once it is not."""
+        running = asyncio.create_task(handler.run(self._means, job))
+        beating = asyncio.create_task(self._beat(job, handler.lease_s))
         try:
             await asyncio.wait({running, beating}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -119,21 +180,15 @@ class Runner:
                 task.cancel()
             await asyncio.wait({running, beating})
         if lost and running.cancelled():
-            await self._store.of(work.principal).member(work.store_id, work.file_id)  # NotFound where it was deleted
-        else:
-            running.result()
+            raise LeaseLost("the job has been called off or taken over")
+        running.result()
 
-    async def _beat(self, work: Work) -> None:
+    async def _beat(self, job: Job, lease_s: float) -> None:
         """Keep the lease; return once it is lost."""
         while True:
-            await asyncio.sleep(self._settings.lease_s / _BEATS)
+            await asyncio.sleep(lease_s / _BEATS)
             try:
-                if not await self._store.extend(work, self._settings.lease_s):
+                if not await self._jobs.extend(job, lease_s):
                     return
             except Exception:
-                _logger.exception("can not extend the lease of %s", work.file_id)
-
-    async def _give_up(self, work: Work, code: Reason, message: str) -> None:
-        await self._handler.undo(self._store, work)
-        with contextlib.suppress(NotFound):
-            await self._store.of(work.principal).fail(work.store_id, work.file_id, code, message)
+                _logger.exception("can not extend the lease of %s %s", job.kind, job.subject)

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.core.errors import NotFound
-from deployments.core.store import Store, TenantStore, Work, new_id
+from deployments.core.ids import new_id
+from deployments.core.jobs import INGEST, Job
+from deployments.core.store import Store, TenantStore
 from deployments.core.types import Chunk
 from tests.fakes import Clock, database, tenant
 
@@ -48,6 +50,14 @@ async def queued(mine: TenantStore, count: int = 1) -> tuple[str, list[str]]:
     for file_id in files:
         await mine.add_member(store_id, file_id, {})
     return store_id, files
+
+
+async def lease(store: Store, seconds: float) -> Job | None:
+    return await store.jobs.lease({INGEST: seconds})
+
+
+def held(job: Job | None) -> tuple[str, int] | None:
+    return job and (job.subject, job.attempt)
 
 
 async def refused(call: Awaitable[object]) -> str:
@@ -184,58 +194,59 @@ async def test_adding_a_file_again_starts_its_ingestion_again(acme: TenantStore,
     await acme.fail(store_id, file_id, "invalid_file", "no text")
     member = await acme.add_member(store_id, file_id, {"path": "x"})
     assert (member.status, member.error_code, member.attributes) == ("in_progress", None, {"path": "x"})
-    assert (await store.lease(10)) == Work("acme", store_id, file_id, 1)
+    assert held(await lease(store, 10)) == (f"{store_id}/{file_id}", 1)
 
 
 async def test_work_is_leased_once_and_again_when_its_lease_has_ended(acme: TenantStore, store: Store, clock: Clock) -> None:
     store_id, [file_id] = await queued(acme)
-    assert await store.backlog() == 1
-    assert await store.lease(10) == Work("acme", store_id, file_id, 1)
-    assert await store.lease(10) is None
+    assert await store.jobs.backlog() == 1
+    assert held(await lease(store, 10)) == (f"{store_id}/{file_id}", 1)
+    assert await lease(store, 10) is None
     clock.forward(10)
-    assert await store.lease(10) == Work("acme", store_id, file_id, 2)
+    assert held(await lease(store, 10)) == (f"{store_id}/{file_id}", 2)
 
 
 async def test_a_lease_is_extended_and_given_back(acme: TenantStore, store: Store, clock: Clock) -> None:
     await queued(acme)
-    work = await store.lease(10)
+    work = await lease(store, 10)
     assert work
     clock.forward(9)
-    assert await store.extend(work, 10)
+    assert await store.jobs.extend(work, 10)
     clock.forward(9)
-    assert await store.lease(10) is None
-    await store.release(work, 5)
-    assert await store.lease(10) is None
+    assert await lease(store, 10) is None
+    await store.jobs.release(work, 5)
+    assert await lease(store, 10) is None
     clock.forward(5)
-    again = await store.lease(10)
+    again = await lease(store, 10)
     assert again
     assert again.attempt == 2
-    assert not await store.extend(work, 10)
+    assert not await store.jobs.extend(work, 10)
 
 
 async def test_a_lease_ends_with_the_file(acme: TenantStore, store: Store) -> None:
     await queued(acme)
-    work = await store.lease(10)
+    work = await lease(store, 10)
     assert work
-    await acme.delete_file(work.file_id)
-    assert not await store.extend(work, 10)
-    assert await store.backlog() == 0
+    await acme.delete_file(work.subject.split("/")[1])
+    assert not await store.jobs.extend(work, 10)
+    assert await store.jobs.backlog() == 0
 
 
 async def test_workers_at_once_never_hold_the_same_work(acme: TenantStore, store: Store) -> None:
     await queued(acme, 30)
-    leased = await asyncio.gather(*(store.lease(60) for _ in range(40)))
-    held = [work.file_id for work in leased if work]
-    assert len(held) == len(set(held)) == 30
+    leased = await asyncio.gather(*(lease(store, 60) for _ in range(40)))
+    subjects = [work.subject for work in leased if work]
+    assert len(subjects) == len(set(subjects)) == 30
 
 
 WORKER = """
 import asyncio, sys
 from deployments.core.store import Store
+from deployments.core.vault import Vault
 async def main(url):
-    store = Store(url)
-    while work := await store.lease(600):
-        print(work.file_id)
+    store = Store(url, Vault(bytes(32)), clock=lambda: 4e9)
+    while job := await store.jobs.lease({"ingest": 600}):
+        print(job.subject.split("/")[1])
     await store.close()
 asyncio.run(main(sys.argv[1]))
 """
@@ -253,8 +264,8 @@ async def test_processes_at_once_never_hold_the_same_work_nor_meet_a_lock(acme: 
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)
     assert [worker.returncode for worker in workers] == [0, 0, 0], ended
-    held = b"".join(out for out, _ in ended).decode().split()
-    assert sorted(held) == sorted(files)
+    done = b"".join(out for out, _ in ended).decode().split()
+    assert sorted(done) == sorted(files)
 
 
 async def _rewrite(mine: TenantStore, store_id: str) -> None:

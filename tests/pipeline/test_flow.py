@@ -39,11 +39,12 @@ from deployments.core.types import (
     Usage,
     Vector,
 )
+from deployments.core.vault import Vault
 from pipeline.flow import Flow
 from tests.fakes import FakeEmbeds, FakeRetrieves
 
 OURS = Principal("ours", "key", frozenset())
-NO_STORE = Store("sqlite+aiosqlite://")
+NO_STORE = Store("sqlite+aiosqlite://", Vault(bytes(32)))
 
 
 class Routes:

@@ -12,12 +12,13 @@ from sqlalchemy.orm import undefer
 
 from deployments.core.config import Settings
 from deployments.core.errors import NotFound
-from deployments.core.store import Store, TenantStore, Work
-from deployments.core.tables import PassageRow
+from deployments.core.jobs import INGEST, Job
+from deployments.core.store import Store, TenantStore
+from deployments.core.tables import FileRow, PassageRow
 from deployments.core.types import Query, Vectors
 from deployments.worker.work import Rejected
 from pipeline.jobs import Ingest
-from tests.fakes import FakeEmbeds, FakeRetrieves, database, tenant
+from tests.fakes import FakeEmbeds, FakeRetrieves, database, means, tenant
 
 PAGE = b"# The wheel\n\nWater turns the wheel.\n\n## The race\n\n" + b"The race brings water to the wheel. " * 60
 
@@ -57,7 +58,7 @@ class FragileEmbeds(FakeEmbeds):
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[FragileStore]:
     async with database(tmp_path) as plain:
-        store = FragileStore(str(plain.engine.url), plain.clock)
+        store = FragileStore(str(plain.engine.url), plain.vault, plain.clock)
         yield store
         await store.close()
 
@@ -67,17 +68,32 @@ def ingest() -> Ingest:
     return Ingest(Settings(), FragileEmbeds(), FakeRetrieves())
 
 
-async def waiting(store: Store, content: bytes = PAGE, filename: str = "docs/wheel.md", name: str = "acme") -> Work:
+async def waiting(store: Store, content: bytes = PAGE, filename: str = "docs/wheel.md", name: str = "acme") -> Job:
     mine = store.of(await tenant(store, name))
     store_id = (await mine.add_store("docs")).id
     file_id = (await mine.add_file(filename, "assistants", content)).id
     await mine.add_member(store_id, file_id, {})
-    return Work(name, store_id, file_id, 1)
+    job = await store.jobs.lease({INGEST: 60})
+    assert job
+    return job
 
 
-async def found(ingest: Ingest, work: Work, question: str = "what turns the wheel?") -> list[str]:
+def at(job: Job) -> tuple[str, str]:
+    store_id, _, file_id = job.subject.partition("/")
+    return store_id, file_id
+
+
+async def again(store: Store, job: Job) -> Job:
+    """The same file, put into its store once more."""
+    await store.of(job.principal).add_member(*at(job), {})
+    leased = await store.jobs.lease({INGEST: 60})
+    assert leased
+    return leased
+
+
+async def found(ingest: Ingest, work: Job, question: str = "what turns the wheel?") -> list[str]:
     vector = (await ingest.embeds.embed([question]))[0]
-    passages = await ingest.retrieves.search(Query(work.principal, work.store_id, question, vector))
+    passages = await ingest.retrieves.search(Query(work.principal, at(work)[0], question, vector))
     return [passage.chunk.text for passage in passages]
 
 
@@ -88,11 +104,11 @@ def test_the_worker_loads_no_model_runtime() -> None:
 
 async def test_a_file_can_be_searched_and_shown_when_it_is_completed(store: FragileStore, ingest: Ingest) -> None:
     work = await waiting(store)
-    await ingest.run(store, work)
+    await ingest.run(means(store), work)
     mine = store.of(work.principal)
-    assert (await mine.member(work.store_id, work.file_id)).status == "completed"
-    assert (await mine.file(work.file_id)).title == "The wheel"
-    text, passages = await mine.text(work.file_id), await mine.passages(work.file_id)
+    assert (await mine.member(*at(work))).status == "completed"
+    assert (await mine.file(at(work)[1])).title == "The wheel"
+    text, passages = await mine.text(at(work)[1]), await mine.passages(at(work)[1])
     assert len(passages) > 2
     assert all(text[passage.start : passage.end] == passage.text for passage in passages)
     assert "Water turns the wheel." in (await found(ingest, work))[0]
@@ -100,10 +116,10 @@ async def test_a_file_can_be_searched_and_shown_when_it_is_completed(store: Frag
 
 async def test_doing_it_twice_is_doing_it_once(store: FragileStore, ingest: Ingest) -> None:
     work = await waiting(store)
-    await ingest.run(store, work)
-    before = await store.of(work.principal).passages(work.file_id), await found(ingest, work)
-    await ingest.run(store, work)
-    assert (await store.of(work.principal).passages(work.file_id), await found(ingest, work)) == before
+    await ingest.run(means(store), work)
+    before = await store.of(work.principal).passages(at(work)[1]), await found(ingest, work)
+    await ingest.run(means(store), await again(store, work))
+    assert (await store.of(work.principal).passages(at(work)[1]), await found(ingest, work)) == before
 
 
 async def test_a_death_before_the_index_changed_leaves_nothing(store: FragileStore) -> None:
@@ -112,10 +128,10 @@ async def test_a_death_before_the_index_changed_leaves_nothing(store: FragileSto
     work = await waiting(store, b"# Long\n\n" + b"\n\n".join(b"## Part %d\n\n" % n + b"Water turns the wheel. " * 30 for n in range(90)))
     embeds.dies_at = 2
     with pytest.raises(Dies):
-        await ingest.run(store, work)
+        await ingest.run(means(store), work)
     assert await found(ingest, work) == []
-    assert (await store.of(work.principal).member(work.store_id, work.file_id)).status == "in_progress"
-    await ingest.run(store, work)
+    assert (await store.of(work.principal).member(*at(work))).status == "in_progress"
+    await ingest.run(means(store), work)
     assert await found(ingest, work)
 
 
@@ -123,20 +139,22 @@ async def test_a_death_between_index_and_completion_is_repaired_by_the_next_atte
     work = await waiting(store)
     store.broken = True
     with pytest.raises(Dies):
-        await ingest.run(store, work)
+        await ingest.run(means(store), work)
     whole = await found(ingest, work)
-    assert (await store.of(work.principal).member(work.store_id, work.file_id)).status == "in_progress"
+    assert (await store.of(work.principal).member(*at(work))).status == "in_progress"
     store.broken = False
-    await ingest.run(store, work)
+    await ingest.run(means(store), work)
     assert await found(ingest, work) == whole
-    assert (await store.of(work.principal).member(work.store_id, work.file_id)).status == "completed"
+    assert (await store.of(work.principal).member(*at(work))).status == "completed"
 
 
 async def test_undoing_takes_the_file_out_of_the_index(store: FragileStore, ingest: Ingest) -> None:
     work = await waiting(store)
-    await ingest.run(store, work)
-    await ingest.undo(store, work)
+    await ingest.run(means(store), work)
+    work = await again(store, work)
+    await ingest.give_up(means(store), work, "server_error", "no")
     assert await found(ingest, work) == []
+    assert (await store.of(work.principal).member(*at(work))).status == "failed"
 
 
 @pytest.mark.parametrize(
@@ -154,33 +172,37 @@ async def test_what_can_not_be_read_is_rejected_with_its_reason(
 ) -> None:
     work = await waiting(store, content, filename)
     with pytest.raises(Rejected) as error:
-        await ingest.run(store, work)
+        await ingest.run(means(store), work)
     assert error.value.code == code
     assert str(error.value)
 
 
 async def test_a_deleted_file_is_not_found(store: FragileStore, ingest: Ingest) -> None:
     work = await waiting(store)
-    await store.of(work.principal).delete_file(work.file_id)
+    await store.of(work.principal).delete_file(at(work)[1])
     with pytest.raises(NotFound):
-        await ingest.run(store, work)
+        await ingest.run(means(store), work)
 
 
 async def test_a_tenant_finds_only_its_own(store: FragileStore, ingest: Ingest) -> None:
     work, other = await waiting(store), await waiting(store, name="other")
-    await ingest.run(store, work)
+    await ingest.run(means(store), work)
     assert await found(ingest, work)
     assert await found(ingest, other) == []
     vector = (await ingest.embeds.embed(["wheel"]))[0]
-    assert await ingest.retrieves.search(Query(other.principal, work.store_id, "wheel", vector)) == ()
+    assert await ingest.retrieves.search(Query(other.principal, at(work)[0], "wheel", vector)) == ()
 
 
 async def test_the_vectors_kept_are_those_of_the_index(store: FragileStore, ingest: Ingest) -> None:
     work = await waiting(store)
-    await ingest.run(store, work)
+    await ingest.run(means(store), work)
     async with store.session() as session:
         rows = await session.scalars(select(PassageRow).options(undefer(PassageRow.vector)).order_by(PassageRow.number))
-        kept = np.stack([np.frombuffer(row.vector, "<f4") for row in rows])
+        sealed = [(row.vector, f"{row.store_id}/{row.file_id}/{row.number}") for row in rows]
+        file = await session.get(FileRow, at(work)[1])
+        assert file
+        lock = (await store.lock(session, work.tenant)).of(file.data_key, "files", file.id)
+    kept = np.stack([np.frombuffer(lock.open(blob, "passages", place, "vector"), "<f4") for blob, place in sealed])
     assert isinstance(ingest.retrieves, FakeRetrieves)
-    indexed = ingest.retrieves.files[work.tenant, work.store_id, work.file_id]
+    indexed = ingest.retrieves.files[(work.tenant, *at(work))]
     assert np.array_equal(kept, np.stack([vector for *_, vector in indexed]))

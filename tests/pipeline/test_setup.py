@@ -9,7 +9,7 @@ import pytest
 from deployments.core.config import Settings
 from deployments.core.errors import Unauthenticated
 from deployments.core.keys import Keys
-from deployments.core.store import Store
+from deployments.core.store import open_store
 from deployments.core.types import Principal
 from pipeline.setup import DEMO, demo_key, prepare
 
@@ -21,7 +21,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def verify(settings: Settings, secret: str) -> Principal:
     async def ask() -> Principal:
-        store = Store(settings.database_url)
+        store = open_store(settings)
         try:
             return await Keys(store, settings.pepper_bytes()).verify(secret)
         finally:
@@ -32,7 +32,7 @@ def verify(settings: Settings, secret: str) -> Principal:
 
 def stores(settings: Settings) -> list[str]:
     async def ask() -> list[str]:
-        store = Store(settings.database_url)
+        store = open_store(settings)
         try:
             return [found.name for found in await store.of(Principal(DEMO, "test", frozenset())).stores()]
         finally:

@@ -1,4 +1,4 @@
-"""Tenants with their keys and sessions; files, vector stores and passages."""
+"""Tenants with their keys and sessions; files, vector stores and passages; jobs; responses and conversations."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -17,6 +17,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("key", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tenants")),
     )
     op.create_table(
@@ -36,6 +37,20 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_api_keys_tenant_id"), "api_keys", ["tenant_id"], unique=False)
     op.create_table(
+        "conversations",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("tenant_id", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("data_key", sa.LargeBinary(), nullable=False),
+        sa.Column("metadata", sa.LargeBinary(), nullable=False),
+        sa.Column("next_position", sa.Integer(), nullable=False),
+        sa.Column("summary", sa.LargeBinary(), nullable=True),
+        sa.Column("summarised", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_conversations_tenant_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_conversations")),
+    )
+    op.create_index(op.f("ix_conversations_tenant_id"), "conversations", ["tenant_id"], unique=False)
+    op.create_table(
         "files",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("tenant_id", sa.String(length=64), nullable=False),
@@ -44,13 +59,49 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("bytes", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("data_key", sa.LargeBinary(), nullable=False),
         sa.Column("content", sa.LargeBinary(), nullable=False),
-        sa.Column("title", sa.Text(), nullable=True),
-        sa.Column("text", sa.Text(), nullable=True),
+        sa.Column("title", sa.LargeBinary(), nullable=True),
+        sa.Column("text", sa.LargeBinary(), nullable=True),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_files_tenant_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_files")),
     )
     op.create_index(op.f("ix_files_tenant_id"), "files", ["tenant_id"], unique=False)
+    op.create_table(
+        "jobs",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("tenant_id", sa.String(length=64), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("subject", sa.String(length=160), nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("fence", sa.BigInteger(), nullable=False),
+        sa.Column("run_at", sa.BigInteger(), nullable=False),
+        sa.Column("leased_until", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("error_message", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_jobs_tenant_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
+        sa.UniqueConstraint("tenant_id", "kind", "subject", name="uq_jobs_subject"),
+    )
+    op.create_index("jobs_due", "jobs", ["status", "kind", "run_at"], unique=False)
+    op.create_table(
+        "responses",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("tenant_id", sa.String(length=64), nullable=False),
+        sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("background", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("previous_id", sa.String(length=64), nullable=True),
+        sa.Column("conversation_id", sa.String(length=64), nullable=True),
+        sa.Column("data_key", sa.LargeBinary(), nullable=False),
+        sa.Column("asked", sa.LargeBinary(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("turn", sa.LargeBinary(), nullable=True),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_responses_tenant_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_responses")),
+    )
+    op.create_index(op.f("ix_responses_tenant_id"), "responses", ["tenant_id"], unique=False)
     op.create_table(
         "vector_stores",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -63,6 +114,19 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_vector_stores_tenant_id"), "vector_stores", ["tenant_id"], unique=False)
     op.create_table(
+        "conversation_items",
+        sa.Column("conversation_id", sa.String(length=64), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("tenant_id", sa.String(length=64), nullable=False),
+        sa.Column("item_id", sa.String(length=80), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("vector", sa.LargeBinary(), nullable=True),
+        sa.ForeignKeyConstraint(["conversation_id"], ["conversations.id"], name=op.f("fk_conversation_items_conversation_id")),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_conversation_items_tenant_id")),
+        sa.PrimaryKeyConstraint("conversation_id", "position", name=op.f("pk_conversation_items")),
+    )
+    op.create_index("conversation_items_item", "conversation_items", ["tenant_id", "item_id"], unique=False)
+    op.create_table(
         "passages",
         sa.Column("store_id", sa.String(length=64), nullable=False),
         sa.Column("file_id", sa.String(length=64), nullable=False),
@@ -71,7 +135,7 @@ def upgrade() -> None:
         sa.Column("start", sa.Integer(), nullable=False),
         sa.Column("end", sa.Integer(), nullable=False),
         sa.Column("tokens", sa.Integer(), nullable=False),
-        sa.Column("headings", sa.JSON(), nullable=False),
+        sa.Column("headings", sa.LargeBinary(), nullable=False),
         sa.Column("vector", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(["file_id"], ["files.id"], name=op.f("fk_passages_file_id")),
         sa.ForeignKeyConstraint(["store_id"], ["vector_stores.id"], name=op.f("fk_passages_store_id")),
@@ -79,6 +143,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("store_id", "file_id", "number", name=op.f("pk_passages")),
     )
     op.create_index(op.f("ix_passages_file_id"), "passages", ["file_id"], unique=False)
+    op.create_table(
+        "response_items",
+        sa.Column("response_id", sa.String(length=64), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("tenant_id", sa.String(length=64), nullable=False),
+        sa.Column("item_id", sa.String(length=80), nullable=False),
+        sa.Column("output", sa.Boolean(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(["response_id"], ["responses.id"], name=op.f("fk_response_items_response_id")),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_response_items_tenant_id")),
+        sa.PrimaryKeyConstraint("response_id", "position", name=op.f("pk_response_items")),
+    )
+    op.create_index("response_items_item", "response_items", ["tenant_id", "item_id"], unique=False)
     op.create_table(
         "sessions",
         sa.Column("digest", sa.LargeBinary(length=32), nullable=False),
@@ -98,8 +175,6 @@ def upgrade() -> None:
         sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("attributes", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("leased_until", sa.BigInteger(), nullable=False),
         sa.Column("usage_bytes", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["file_id"], ["files.id"], name=op.f("fk_vector_store_files_file_id")),
         sa.ForeignKeyConstraint(["store_id"], ["vector_stores.id"], name=op.f("fk_vector_store_files_store_id")),
@@ -107,4 +182,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("store_id", "file_id", name=op.f("pk_vector_store_files")),
     )
     op.create_index(op.f("ix_vector_store_files_file_id"), "vector_store_files", ["file_id"], unique=False)
-    op.create_index("vector_store_files_work", "vector_store_files", ["status", "leased_until"], unique=False)
+    # ### end Alembic commands ###

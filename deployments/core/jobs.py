@@ -1,0 +1,136 @@
+"""Durable jobs: written down in the transaction that wants them, leased by workers, done in the transaction of their effect.
+
+A job is named by tenant, kind and subject, and holds no content. `fence` counts every lease it ever had: who holds the highest one
+holds the job, and whatever else it fences off (a response log) by the same number.
+"""
+
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from deployments.core.errors import HeadraceError
+from deployments.core.ids import new_id
+from deployments.core.tables import JobRow
+from deployments.core.types import Principal
+
+if TYPE_CHECKING:
+    from deployments.core.store import Store
+
+_LIVE = ("queued", "running")
+INGEST, RESPOND, REMEMBER = "ingest", "respond", "remember"
+
+
+EPOCHS_PER_LEASE = 256
+"""Epochs of a response log that belong to one fence: takeovers within one lease, each with an epoch of its own."""
+
+
+class LeaseLost(HeadraceError):
+    """The job belongs to somebody else by now, or to nobody."""
+
+    code = "lease_lost"
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A leased job; `attempt` counts from 1 what has been tried, `fence` every lease."""
+
+    id: str
+    tenant: str
+    kind: str
+    subject: str
+    attempt: int
+    fence: int
+
+    @property
+    def principal(self) -> Principal:
+        """Whom the worker acts for: the tenant of the job, with no key behind it."""
+        return Principal(self.tenant, "worker", frozenset({"chat", "files:read", "files:write"}))
+
+
+class Jobs:
+    """The jobs of a database."""
+
+    def __init__(self, store: "Store"):
+        self._store = store
+
+    async def lease(self, kinds: Mapping[str, float]) -> Job | None:
+        """Take the job of these kinds that has been due for longest, for as many seconds as its kind says; None where there is none."""
+        now = self._now()
+        due = JobRow.kind.in_(list(kinds)) & JobRow.status.in_(_LIVE) & (JobRow.run_at <= now) & (JobRow.leased_until <= now)
+        oldest = select(JobRow).where(due).order_by(JobRow.run_at, JobRow.id).limit(1)
+        async with self._store.write() as session:
+            row = await session.scalar(oldest.with_for_update(skip_locked=True))
+            if row is None:
+                return None
+            row.status, row.leased_until = "running", now + _ms(kinds[row.kind])
+            row.attempts, row.fence = row.attempts + 1, row.fence + 1
+        return Job(row.id, row.tenant_id, row.kind, row.subject, row.attempts, row.fence)
+
+    async def extend(self, job: Job, seconds: float) -> bool:
+        """Keep a lease for that much longer from now; False where it is lost."""
+        return await self._change(job, leased_until=self._now() + _ms(seconds))
+
+    async def release(self, job: Job, delay_s: float = 0, *, counted: bool = True) -> None:
+        """Give a lease back; the job is due again that much later. An attempt may be left uncounted."""
+        attempts = job.attempt if counted else job.attempt - 1
+        await self._change(job, status="queued", leased_until=0, run_at=self._now() + _ms(delay_s), attempts=attempts)
+
+    @contextlib.asynccontextmanager
+    async def finishing(self, job: Job, status: str = "done", error: str | None = None) -> AsyncGenerator[AsyncSession]:
+        """The transaction of the job's effect, which ends the job as well; raises LeaseLost before the body where it is not ours."""
+        async with self._store.write() as session:
+            ended = await session.execute(
+                update(JobRow).where(_mine(job)).values(status=status, leased_until=0, error_message=error).execution_options(**_UNSYNCED)
+            )
+            if not ended.rowcount:  # type: ignore[attr-defined]
+                raise LeaseLost("the job has been taken over")
+            yield session
+
+    async def enqueue(self, session: AsyncSession, tenant: str, kind: str, subject: str) -> None:
+        """Write a job down; one that is there begins anew, and who works on it has lost it."""
+        row = await self._row(session, tenant, kind, subject)
+        if row is None:
+            row = JobRow(id=new_id("job_"), tenant_id=tenant, kind=kind, subject=subject, fence=0)
+            session.add(row)
+        row.status, row.attempts, row.fence, row.leased_until, row.error_message = "queued", 0, row.fence + 1, 0, None
+        row.run_at = row.created_at = self._now()
+
+    async def cancel(self, session: AsyncSession, tenant: str, kind: str, subject: str) -> int:
+        """Call a job off; returns its new fence, over that of whoever works on it, or 0 where there was nothing to call off."""
+        row = await self._row(session, tenant, kind, subject)
+        if row is None or row.status not in _LIVE:
+            return 0
+        row.status, row.fence, row.leased_until = "cancelled", row.fence + 1, 0
+        return row.fence
+
+    async def backlog(self, kind: str | None = None) -> int:
+        """How many jobs are not done."""
+        live = JobRow.status.in_(_LIVE) & ((JobRow.kind == kind) if kind else True)
+        async with self._store.session() as session:
+            return await session.scalar(select(func.count()).select_from(JobRow).where(live)) or 0
+
+    async def _row(self, session: AsyncSession, tenant: str, kind: str, subject: str) -> JobRow | None:
+        named = (JobRow.tenant_id == tenant) & (JobRow.kind == kind) & (JobRow.subject == subject)
+        return await session.scalar(select(JobRow).where(named).with_for_update())
+
+    async def _change(self, job: Job, **values: Any) -> bool:
+        async with self._store.write() as session:
+            changed = await session.execute(update(JobRow).where(_mine(job)).values(**values).execution_options(**_UNSYNCED))
+        return bool(changed.rowcount)  # type: ignore[attr-defined]
+
+    def _now(self) -> int:
+        return _ms(self._store.clock())
+
+
+_UNSYNCED: dict[str, Any] = {"synchronize_session": False}
+
+
+def _mine(job: Job) -> ColumnElement[bool]:
+    return (JobRow.id == job.id) & (JobRow.status == "running") & (JobRow.fence == job.fence)
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

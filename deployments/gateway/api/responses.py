@@ -1,0 +1,162 @@
+"""/v1/responses: ask, follow, poll, cancel, delete."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+
+from deployments.core.errors import InvalidRequest
+from deployments.core.jobs import EPOCHS_PER_LEASE
+from deployments.core.responses import ENDED, StoredResponse
+from deployments.core.types import Principal
+from deployments.gateway.asking import ask, enqueue, keeper, outlives
+from deployments.gateway.attached import Attached, AttachedBody, shared
+from deployments.gateway.context import Asker, Context, Parts
+from deployments.gateway.events import Event, ResponseEvents, encoder
+from deployments.gateway.items import page
+from deployments.gateway.replies import Stream, Whole
+from deployments.gateway.responses import ResponseRequest, estimate
+from deployments.gateway.sse import ResponseBody, ResponseStream
+
+router = APIRouter()
+
+POLL_AFTER_MS = "250"
+"""How long a polling client waits before it asks again."""
+
+_PLACE = Query(ge=-1, lt=2**53)
+_AHEAD = 1000
+"""A reader that resumes may have seen more than the record holds, when Valkey was wiped; not more than this."""
+
+
+@router.post("/v1/responses", response_class=Response)
+async def create(body: ResponseRequest, request: Request, parts: Parts, caller: Asker) -> Response:
+    """Answer, streamed or whole; or write the question down for a worker, to be followed or polled."""
+    asked = await ask(parts, caller, body, outlives(request))
+    if not asked.outlives:
+        keep = keeper(parts, asked)
+        if body.stream:
+            return Stream(parts, asked.turn, ResponseStream(asked.events()), keep)
+        return Whole(parts, asked.turn, ResponseBody(asked.events()), keep)
+    await enqueue(parts, asked)
+    if body.stream:
+        return Attached(parts, caller, asked.turn.id, ResponseStream(asked.events()))
+    if not asked.plan.snapshot["background"]:
+        return AttachedBody(parts, caller, asked.turn.id, ResponseBody(asked.events()))
+    return _json(msgspec.json.encode(asked.plan.snapshot), poll=True)
+
+
+@router.post("/v1/responses/input_tokens")
+async def input_tokens(body: ResponseRequest, parts: Parts, caller: Asker) -> dict[str, Any]:
+    """How many tokens the input of such a request takes, roughly."""
+    asked = await ask(parts, caller, body)
+    return {"object": "response.input_tokens", "input_tokens": estimate(asked.turn.messages)}
+
+
+@router.get("/v1/responses/{response_id}", response_class=Response)
+async def retrieve(
+    response_id: str, parts: Parts, caller: Asker, stream: bool = False, starting_after: Annotated[int | None, _PLACE] = None
+) -> Response:
+    """A response as it stands; or its events, from the first or after one of them, and on as they come."""
+    stored = await parts.store.of(caller).responses.get(response_id)
+    if not stream:
+        if starting_after is not None:
+            raise InvalidRequest("starting_after goes with stream=true", param="starting_after", code="invalid_value")
+        return await _as_it_stands(parts, caller, stored)
+    after = -1 if starting_after is None else starting_after
+    await _replayed(parts, caller, stored, after, "starting_after")
+    return Attached(parts, caller, response_id, ResponseStream(encoder(stored), after))
+
+
+@router.get("/v1/responses/{response_id}/events", response_class=Response)
+async def list_events(
+    response_id: str,
+    parts: Parts,
+    caller: Asker,
+    after: Annotated[int, _PLACE] = -1,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """The events of a response after one of them, as far as they have come; for clients that can do nothing but GET."""
+    stored = await parts.store.of(caller).responses.get(response_id)
+    events, found = await _replayed(parts, caller, stored, after, "after")
+    more = len(found) > limit or not events.ended
+    data = b",".join(event.data for event in found[:limit])
+    return _json(b'{"object":"list","data":[%b],"has_more":%b}' % (data, b"true" if more else b"false"), poll=not events.ended)
+
+
+@router.post("/v1/responses/{response_id}/cancel", response_class=Response)
+async def cancel(response_id: str, parts: Parts, caller: Asker) -> Response:
+    """End a background response; doing so again changes nothing."""
+    responses = parts.store.of(caller).responses
+    if not (await responses.get(response_id)).background:
+        raise InvalidRequest("only a background response can be cancelled", code="response_not_cancellable")
+    await _end(parts, caller, response_id)
+    return _json((await responses.get(response_id)).body)
+
+
+@router.delete("/v1/responses/{response_id}")
+async def delete(response_id: str, parts: Parts, caller: Asker) -> dict[str, Any]:
+    """Delete a response; one that still runs is ended."""
+    await _end(parts, caller, response_id)
+    await parts.store.of(caller).responses.delete(response_id)
+    return {"id": response_id, "object": "response", "deleted": True}
+
+
+@router.get("/v1/responses/{response_id}/input_items", response_class=Response)
+async def input_items(
+    response_id: str,
+    parts: Parts,
+    caller: Asker,
+    after: Annotated[str, Query(max_length=80)] = "",
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> Response:
+    """What a response was asked with."""
+    found = await parts.store.of(caller).responses.inputs(response_id, after, limit + 1, newest_first=order == "desc")
+    return _json(page(found, limit))
+
+
+async def _as_it_stands(parts: Context, caller: Principal, stored: StoredResponse) -> Response:
+    """The stored object; where it still runs, with what its log holds."""
+    if stored.status in ENDED:
+        return _json(stored.body)
+    events = encoder(stored)
+    events.start()
+    events.feed(await parts.hub.recorded(shared(caller, stored.id)))
+    return _json(events.body(), poll=not events.ended)
+
+
+async def _replayed(
+    parts: Context, caller: Principal, stored: StoredResponse, after: int, param: str
+) -> tuple[ResponseEvents, list[Event]]:
+    """The events so far, those after a number apart; raises InvalidRequest where they are gone, or the number is none of theirs."""
+    log = await parts.hub.recorded(shared(caller, stored.id))
+    if stored.status in ENDED and not log:
+        raise InvalidRequest("the events of this response are not kept any more; retrieve it without stream", code="log_expired")
+    events = encoder(stored)
+    found = [*events.start(), *events.feed(log)]
+    if after >= len(found) and (events.ended or after > len(found) + _AHEAD):
+        raise InvalidRequest(f"this response has {len(found)} events so far", param=param, code="invalid_value")
+    return events, found[after + 1 :]
+
+
+async def _end(parts: Context, caller: Principal, response_id: str) -> None:
+    """Call a response off where it still runs: fence its log off, end it there, and keep what has been written of it."""
+    responses = parts.store.of(caller).responses
+    stored, fence = await responses.cancel(response_id)
+    if not fence:
+        return
+    ref = msgspec.structs.replace(shared(caller, response_id), epoch=fence * EPOCHS_PER_LEASE)
+    with parts.outbox.writer(ref) as writer:
+        await writer.seize()
+        await parts.hub.stop(response_id)
+        last, events = writer.cancelled(), encoder(stored)
+        events.start()
+        events.feed([*writer.written, last])
+        await responses.finish(response_id, events.status, events.body(), events.outputs())
+        writer.end(last)
+        await writer.drain()
+
+
+def _json(body: bytes, *, poll: bool = False) -> Response:
+    headers = {"openai-poll-after-ms": POLL_AFTER_MS} if poll else None
+    return Response(body, headers=headers, media_type="application/json")

@@ -1,0 +1,149 @@
+"""From a request for a response to the turn that answers it: what it refers to is looked up, and the outcome is kept."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+from starlette.requests import Request
+
+from deployments.core.errors import HeadraceError, InvalidRequest, NotFound
+from deployments.core.responses import Item, StoredResponse
+from deployments.core.run import Keep, forget
+from deployments.core.types import DIRECT, Delta, Message, Principal, Turn
+from deployments.gateway.context import Context
+from deployments.gateway.events import ResponseEvents
+from deployments.gateway.items import messages
+from deployments.gateway.responses import Plan, ResponseRequest, window
+
+MAX_CHAIN = 200
+"""Responses that `previous_response_id` reaches back over."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A response that has been asked for: the turn, how it looks on the wire, and whether it outlives its connection."""
+
+    plan: Plan
+    turn: Turn
+    inputs: tuple[Item, ...]
+    outlives: bool
+
+    def events(self) -> ResponseEvents:
+        """A fresh encoder of its events."""
+        return ResponseEvents(self.plan.snapshot, self.plan.include_results)
+
+
+class Memory:
+    """The latest response of one connection, which may be gone on with though it is not stored."""
+
+    def __init__(self) -> None:
+        self._id = ""
+        self._messages: tuple[Message, ...] = ()
+
+    def keep(self, asked: Asked, events: ResponseEvents) -> None:
+        """Remember a response that has ended well, in place of the one before."""
+        if events.status in ("completed", "incomplete"):
+            said = [message for message in asked.turn.messages if message.role != "system"]
+            self._id, self._messages = asked.turn.id, (*said, *messages([item.body for item in events.outputs()]))
+        else:
+            self._id = ""
+
+    def recall(self, response_id: str) -> tuple[Message, ...] | None:
+        """What was said up to a response; None where it is not the latest."""
+        return self._messages if response_id == self._id else None
+
+
+def outlives(request: Request) -> bool:
+    """Whether the caller wants the answer to go on when its connection ends; raises InvalidRequest for a value nobody knows."""
+    return outliving(request.headers.get("x-headrace-on-disconnect"), "x-headrace-on-disconnect")
+
+
+def outliving(wish: object, param: str) -> bool:
+    """`continue` or `cancel`, the default."""
+    if wish not in (None, "cancel", "continue"):
+        raise InvalidRequest(f"{param} is 'cancel' or 'continue'", param=param, code="invalid_value")
+    return wish == "continue"
+
+
+async def ask(parts: Context, caller: Principal, body: ResponseRequest, goes_on: bool = False, memory: Memory | None = None) -> Asked:
+    """What is asked for, with everything it refers to; raises InvalidRequest, NotFound, Unsupported or ContextTooLong."""
+    default = await parts.default_store(caller) if body.model != DIRECT or body.searches else None
+    plan = body.plan(caller, parts.settings, parts.store.clock(), default)
+    if goes_on and not plan.store:
+        raise InvalidRequest("a response that outlives its connection is stored", param="store", code="invalid_value")
+    inputs = await _resolved(parts, caller, plan)
+    history = await _history(parts, caller, plan, memory or Memory())
+    said = window(
+        (*history, *messages([item.body for item in inputs])), parts.settings.gateway.max_input_tokens, plan.snapshot["truncation"]
+    )
+    turn = msgspec.structs.replace(plan.turn, messages=(*plan.turn.messages, *said))
+    return Asked(plan, turn, inputs, bool(plan.snapshot["background"]) or goes_on)
+
+
+async def enqueue(parts: Context, asked: Asked) -> None:
+    """Write down a response that outlives its connection, and have a worker take it."""
+    await parts.store.of(asked.turn.principal).responses.add(stored(asked), asked.inputs, _encode(asked.turn))
+    with contextlib.suppress(HeadraceError):  # it looks by itself, too
+        await parts.stages.works.wake()
+
+
+def keeper(parts: Context, asked: Asked) -> Keep:
+    """What keeps a response whose connection is open, once it has ended."""
+    if not asked.plan.store:
+        return forget
+
+    async def keep(log: Sequence[Delta]) -> None:
+        responses = parts.store.of(asked.turn.principal).responses
+        events = asked.events()
+        events.start()
+        events.feed(log)
+        await responses.add(stored(asked), asked.inputs)
+        await responses.finish(asked.turn.id, events.status, events.body(), events.outputs())
+
+    return keep
+
+
+def stored(asked: Asked) -> StoredResponse:
+    """The row of a response that has not ended."""
+    shown, turn = asked.plan.snapshot, asked.turn
+    body, previous = msgspec.json.encode(shown), shown["previous_response_id"]
+    return StoredResponse(
+        turn.id, shown["status"], shown["background"], turn.created, previous, turn.conversation_id, asked.plan.asked, body
+    )
+
+
+async def _resolved(parts: Context, caller: Principal, plan: Plan) -> tuple[Item, ...]:
+    """The input with every reference in place of what it names."""
+    responses = parts.store.of(caller).responses
+    items: list[Item] = []
+    for place, item in enumerate(plan.inputs):
+        if name := plan.references.get(place):
+            try:
+                found = await responses.item(name)
+            except NotFound:
+                raise InvalidRequest(f"no item with the id '{name}'", param=f"input[{place}].id", code="item_not_found") from None
+            items.append(found)
+        else:
+            items.append(item)
+    return tuple(items)
+
+
+async def _history(parts: Context, caller: Principal, plan: Plan, memory: Memory) -> tuple[Message, ...]:
+    """What was said before, as far as the request names it; a conversation is brought to mind by the flow."""
+    mine = parts.store.of(caller)
+    if plan.turn.conversation_id:
+        await mine.conversations.get(plan.turn.conversation_id)
+    name = plan.snapshot["previous_response_id"]
+    if not name:
+        return ()
+    if (said := memory.recall(name)) is not None:
+        return said
+    try:
+        chain = await mine.responses.chain(name, MAX_CHAIN)
+    except NotFound:
+        message = f"no response with the id '{name}'"
+        raise InvalidRequest(message, param="previous_response_id", code="previous_response_not_found") from None
+    return messages([item.body for items in chain for item in items])

@@ -1,0 +1,152 @@
+"""Input and output items of the Responses API, and the messages they mean."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from deployments.core.errors import InvalidRequest, Unsupported
+from deployments.core.ids import new_id
+from deployments.core.responses import Item
+from deployments.core.types import Message, Role, ToolCall
+
+_TEXTS = ("input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text")
+_PREFIXES = {
+    "message": "msg_",
+    "function_call": "fc_",
+    "function_call_output": "fco_",
+    "file_search_call": "fs_",
+    "reasoning": "rs_",
+    "item_reference": "ref_",
+}
+_ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+
+
+def normalised(raw: object, place: str) -> Item:
+    """An input item in the shape in which it is stored, under an id of ours; raises InvalidRequest or Unsupported."""
+    if not isinstance(raw, dict):
+        raise InvalidRequest(f"{place} is an object", param=place, code="invalid_value")
+    item: dict[str, Any] = {str(name): value for name, value in raw.items()}
+    kind = str(item.get("type") or "message")
+    if kind not in _PREFIXES:
+        raise Unsupported(f"items of type '{kind[:64]}' are not supported", param=f"{place}.type", code="unsupported_value")
+    made = _SHAPES[kind](item, place)
+    name = new_id(_PREFIXES[kind])
+    return Item(name, msgspec.json.encode({"id": name, "type": kind} | made))
+
+
+def _message(item: Mapping[str, Any], place: str) -> dict[str, Any]:
+    role, content = item.get("role"), item.get("content")
+    if role not in _ROLES:
+        raise InvalidRequest(f"role is one of {', '.join(_ROLES)}", param=f"{place}.role", code="invalid_value")
+    kind = "output_text" if role == "assistant" else "input_text"
+    if isinstance(content, str):
+        return {"role": role, "status": "completed", "content": [_part({"type": kind, "text": content}, kind, f"{place}.content")]}
+    if not isinstance(content, list) or not content:
+        raise InvalidRequest("content is text or a list of parts", param=f"{place}.content", code="invalid_value")
+    parts = [_part(part, kind, f"{place}.content[{number}]") for number, part in enumerate(content)]
+    return {"role": role, "status": "completed", "content": parts}
+
+
+def _part(part: object, kind: str, place: str) -> dict[str, Any]:
+    name = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(part, dict) or name not in ("input_text", "output_text", "text", "refusal"):
+        message = f"parts of type '{str(name)[:64]}' are not supported; send text"
+        raise Unsupported(message, param=f"{place}.type", code="unsupported_value")
+    if name == "refusal":
+        return {"type": "refusal", "refusal": _text(part, "refusal", place)}
+    made: dict[str, Any] = {"type": kind, "text": _text(part, "text", place)}
+    if kind == "output_text":
+        annotations = part.get("annotations")
+        made |= {"annotations": annotations if isinstance(annotations, list) else [], "logprobs": []}
+    return made
+
+
+def _call(item: Mapping[str, Any], place: str) -> dict[str, Any]:
+    fields = {name: _text(item, name, place) for name in ("call_id", "name", "arguments")}
+    return fields | {"status": "completed"}
+
+
+def _output(item: Mapping[str, Any], place: str) -> dict[str, Any]:
+    output = item.get("output")
+    if isinstance(output, list):
+        parts = [_part(part, "input_text", f"{place}.output[{number}]") for number, part in enumerate(output)]
+        return {"call_id": _text(item, "call_id", place), "output": parts, "status": "completed"}
+    return {"call_id": _text(item, "call_id", place), "output": _text(item, "output", place), "status": "completed"}
+
+
+def _search(item: Mapping[str, Any], place: str) -> dict[str, Any]:
+    queries = item.get("queries")
+    return {"status": "completed", "queries": queries if isinstance(queries, list) else [], "results": None}
+
+
+def _reasoning(item: Mapping[str, Any], place: str) -> dict[str, Any]:
+    summary = item.get("summary")
+    return {"summary": summary if isinstance(summary, list) else []}
+
+
+def _reference(item: Mapping[str, Any], place: str) -> dict[str, Any]:
+    return {"names": _text(item, "id", place)}
+
+
+_SHAPES = {
+    "message": _message,
+    "function_call": _call,
+    "function_call_output": _output,
+    "file_search_call": _search,
+    "reasoning": _reasoning,
+    "item_reference": _reference,
+}
+
+
+def _text(item: Mapping[str, Any], name: str, place: str) -> str:
+    value = item.get(name)
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{place}.{name}: text is required", param=f"{place}.{name}", code="missing_required_parameter")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest("half of a surrogate pair is no text", param=f"{place}.{name}", code="invalid_value") from None
+    return value
+
+
+def reference(item: Item) -> str | None:
+    """The id that an `item_reference` names; None for any other item."""
+    shape = msgspec.json.decode(item.body)
+    return shape["names"] if shape["type"] == "item_reference" else None
+
+
+def messages(bodies: Sequence[bytes]) -> tuple[Message, ...]:
+    """The messages that some items mean: calls that follow each other are one message of the assistant, searches are none."""
+    said: list[Message] = []
+    for body in bodies:
+        item = msgspec.json.decode(body)
+        match item["type"]:
+            case "message":
+                said.append(Message(_ROLES[item["role"]], words(item["content"])))
+            case "function_call":
+                call = ToolCall(item["call_id"], item["name"], item["arguments"])
+                if said and said[-1].role == "assistant":
+                    said[-1] = msgspec.structs.replace(said[-1], calls=(*said[-1].calls, call))
+                else:
+                    said.append(Message("assistant", "", (call,)))
+            case "function_call_output":
+                output = item["output"]
+                said.append(Message("tool", output if isinstance(output, str) else words(output), call_id=item["call_id"]))
+            case _:
+                pass
+    return tuple(said)
+
+
+def words(parts: Sequence[Mapping[str, Any]]) -> str:
+    """The text of some parts."""
+    return "\n".join(str(part.get("text") or part.get("refusal") or "") for part in parts if part.get("type") in _TEXTS)
+
+
+def page(items: Sequence[Item], limit: int) -> bytes:
+    """A page of at most `limit` items, of which one more was looked up to know whether there is more."""
+    shown = items[:limit]
+    ids = [shown[0].id, shown[-1].id] if shown else [None, None]
+    more = b"true" if len(items) > limit else b"false"
+    fields = (b",".join(item.body for item in shown), *(msgspec.json.encode(name) for name in ids), more)
+    return b'{"object":"list","data":[%b],"first_id":%b,"last_id":%b,"has_more":%b}' % fields

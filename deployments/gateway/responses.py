@@ -1,0 +1,320 @@
+"""POST /v1/responses as it looks on the wire: what is honoured, what is echoed, what is refused."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from deployments.core.config import Settings
+from deployments.core.errors import ContextTooLong, InvalidRequest, NoSuchModel, Unsupported
+from deployments.core.ids import new_id
+from deployments.core.responses import Item
+from deployments.core.types import DIRECT, MODELS, Message, Principal, Sampling, Search, Tool, Toolbox, Turn
+from deployments.gateway.items import normalised, reference
+from deployments.gateway.wire import DENIED, Words
+
+INCLUDES = (
+    "file_search_call.results",
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+)
+MAX_TOOLS = 128
+MAX_SCHEMA_BYTES = 64 << 10
+
+_REFUSED = ("context_management", "moderation", "image", "access_programs", "prompt", "logit_bias")
+_ECHOED: dict[str, Any] = {"user": None, "safety_identifier": None, "prompt_cache_key": None, "reasoning": None}
+_CHARS_PER_TOKEN = 4
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class Ranking(_Part):
+    """How results of a search are ranked and cut."""
+
+    ranker: Literal["auto", "default-2024-11-15"] | None = None
+    score_threshold: float | None = Field(default=None, ge=0, le=1)
+    hybrid_search: dict[str, Any] | None = None
+
+
+class ToolSpec(_Part):
+    """A tool: a function of the caller's, or `file_search`."""
+
+    type: str = Field(max_length=64)
+    name: str | None = Field(None, pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: Words | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    vector_store_ids: list[str] | None = Field(None, max_length=16)
+    filters: dict[str, Any] | None = None
+    max_num_results: int | None = Field(None, ge=1, le=50)
+    ranking_options: Ranking | None = None
+
+
+class Format(_Part):
+    """The shape of the answer."""
+
+    type: str = "text"
+
+
+class TextSpec(_Part):
+    """How text is written."""
+
+    format: Format | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+def _conversation(value: object) -> object:
+    return value.get("id") if isinstance(value, dict) else value
+
+
+class ResponseRequest(BaseModel):
+    """POST /v1/responses. Unknown fields are ignored, fields that would change the meaning are refused."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    model: str = Field(max_length=256)
+    input: Words | list[dict[str, Any]] | None = None
+    instructions: Words | None = None
+    previous_response_id: str | None = Field(None, max_length=64)
+    conversation: Annotated[str | None, BeforeValidator(_conversation), Field(max_length=64)] = None
+    include: list[str] | None = Field(None, max_length=16)
+    tools: list[ToolSpec] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    max_tool_calls: int | None = Field(None, ge=1)
+    max_output_tokens: int | None = Field(None, ge=1)
+    text: TextSpec | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    truncation: Literal["auto", "disabled"] | None = None
+    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[Words, Field(max_length=512)]] | None = Field(None, max_length=16)
+    store: bool | None = None
+    background: bool | None = None
+    stream: bool | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+
+    @property
+    def searches(self) -> bool:
+        """Whether the request carries the file_search tool."""
+        return any(tool.type == "file_search" for tool in self.tools or ())
+
+    def plan(self, caller: Principal, settings: Settings, now: float, store_id: str | None) -> "Plan":
+        """What is asked for; `store_id` is the caller's first vector store. Raises InvalidRequest, Unsupported or NoSuchModel."""
+        self._refuse(settings)
+        name = new_id("resp_")
+        items = self._items(settings)
+        search = self._search(store_id)
+        messages = (Message("system", self.instructions),) if self.instructions else ()
+        store_id = store_id if search or self.model != DIRECT else None
+        toolbox, sampling, deadline_s = self._toolbox(), self._sampling(settings), settings.gateway.deadline_s
+        turn = Turn(name, caller, self.model, messages, sampling, int(now), deadline_s, store_id, toolbox, search, self.conversation)
+        references = {place: named for place, item in enumerate(items) if (named := reference(item))}
+        return Plan(turn, self._snapshot(name, int(now)), items, references, INCLUDES[0] in (self.include or ()))
+
+    def _refuse(self, settings: Settings) -> None:
+        extra = self.model_extra or {}
+        for name in extra:
+            if name.startswith(DENIED):
+                raise Unsupported(f"'{name}' can't be set by a request", param=name)
+        for name in _REFUSED:
+            if extra.get(name):
+                raise Unsupported(f"'{name}' is not supported yet", param=name)
+        if self.model not in MODELS:
+            raise NoSuchModel(f"the model '{self.model}' does not exist; there are {', '.join(MODELS)}", param="model")
+        if self.previous_response_id and self.conversation:
+            raise InvalidRequest("previous_response_id and conversation exclude each other", param="conversation", code="invalid_value")
+        if self.background and self.store is False:
+            raise InvalidRequest("a background response is stored", param="store", code="invalid_value")
+        window = (extra.get("background_options") or {}).get("completion_window", "soonest")
+        if window != "soonest":
+            raise Unsupported("only 'soonest' is supported", param="background_options.completion_window", code="unsupported_value")
+        for place, value in enumerate(self.include or ()):
+            if value not in INCLUDES:
+                raise Unsupported(f"include is any of {', '.join(INCLUDES)}", param=f"include[{place}]", code="unsupported_value")
+        if self.text and self.text.format and self.text.format.type not in ("text", "json_object"):
+            raise Unsupported("text.format is 'text' or 'json_object' for now", param="text.format.type")
+        bound = settings.gateway.max_tokens
+        if self.max_output_tokens and self.max_output_tokens > bound:
+            raise InvalidRequest(f"at most {bound} tokens", param="max_output_tokens", code="invalid_value")
+
+    def _items(self, settings: Settings) -> tuple[Item, ...]:
+        if self.input is None or self.input == []:
+            if self.previous_response_id or self.conversation:
+                return ()
+            raise InvalidRequest("input is required", param="input", code="missing_required_parameter")
+        if isinstance(self.input, str):
+            return (normalised({"role": "user", "content": self.input}, "input"),)
+        if len(self.input) > settings.gateway.max_messages:
+            raise InvalidRequest(f"at most {settings.gateway.max_messages} items", param="input", code="too_many_items")
+        return tuple(normalised(item, f"input[{place}]") for place, item in enumerate(self.input))
+
+    def _search(self, store_id: str | None) -> Search | None:
+        """The search that the tools ask for; for now only in the caller's first vector store."""
+        for place, tool in enumerate(self.tools or ()):
+            if tool.type not in ("function", "file_search"):
+                raise Unsupported(f"tools of type '{tool.type}' are not supported", param=f"tools[{place}].type", code="unsupported_value")
+            if tool.type == "function" and not tool.name:
+                raise InvalidRequest("a function has a name", param=f"tools[{place}].name", code="missing_required_parameter")
+            if len(msgspec.json.encode(tool.parameters)) > MAX_SCHEMA_BYTES:
+                message = f"a schema has at most {MAX_SCHEMA_BYTES} bytes"
+                raise InvalidRequest(message, param=f"tools[{place}].parameters", code="invalid_value")
+        for place, tool in enumerate(self.tools or ()):
+            if tool.type == "file_search":
+                return _search(tool, place, store_id)
+        return None
+
+    def _toolbox(self) -> Toolbox:
+        functions = [tool for tool in self.tools or () if tool.type == "function"]
+        choice = self.tool_choice or "auto"
+        if isinstance(choice, dict):
+            kind, name = choice.get("type"), choice.get("name")
+            if kind == "file_search":
+                choice = "auto"
+            elif kind != "function" or name not in [tool.name for tool in functions]:
+                raise Unsupported("tool_choice names a function among the tools", param="tool_choice", code="unsupported_value")
+            else:
+                choice = f"={name}"
+        elif choice not in ("auto", "none", "required"):
+            raise Unsupported("tool_choice is auto, none, required or a function", param="tool_choice", code="unsupported_value")
+        if choice == "required" and not functions and not self.searches:
+            raise InvalidRequest("tool_choice 'required' needs tools", param="tool_choice", code="invalid_value")
+        if not functions:
+            return Toolbox()
+        return Toolbox(tuple(_tool(tool) for tool in functions), choice, self.parallel_tool_calls)
+
+    def _sampling(self, settings: Settings) -> Sampling:
+        probable = INCLUDES[1] in (self.include or ()) or bool(self.top_logprobs)
+        return Sampling(
+            self.max_output_tokens,
+            self.temperature,
+            self.top_p,
+            self.frequency_penalty,
+            self.presence_penalty,
+            top_logprobs=(self.top_logprobs or 0) if probable else None,
+            json_object=bool(self.text and self.text.format and self.text.format.type == "json_object"),
+        )
+
+    def _snapshot(self, name: str, now: int) -> dict[str, Any]:
+        """The Response object before anything has been written; every field is there, with its default."""
+        extra, text = self.model_extra or {}, self.text or TextSpec()
+        tier = self.service_tier if self.service_tier in ("flex", "priority") else "default"
+        form: dict[str, Any] = {"format": {"type": text.format.type if text.format else "text"}}
+        return {
+            "id": name,
+            "object": "response",
+            "created_at": now,
+            "completed_at": None,
+            "status": "queued" if self.background else "in_progress",
+            "error": None,
+            "incomplete_details": None,
+            "instructions": self.instructions,
+            "previous_response_id": self.previous_response_id,
+            "conversation": {"id": self.conversation} if self.conversation else None,
+            "model": self.model,
+            "output": [],
+            "parallel_tool_calls": self.parallel_tool_calls is not False,
+            "tools": [_echo(tool) for tool in self.tools or ()],
+            "tool_choice": self.tool_choice or "auto",
+            "truncation": self.truncation or "disabled",
+            "text": form | ({"verbosity": text.verbosity} if text.verbosity else {}),
+            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "top_p": 1.0 if self.top_p is None else self.top_p,
+            "presence_penalty": self.presence_penalty or 0.0,
+            "frequency_penalty": self.frequency_penalty or 0.0,
+            "top_logprobs": self.top_logprobs or 0,
+            "max_output_tokens": self.max_output_tokens,
+            "max_tool_calls": self.max_tool_calls,
+            "store": self.store is not False,
+            "background": bool(self.background),
+            "service_tier": tier,
+            "metadata": self.metadata or {},
+            "usage": None,
+        } | {field: _small(extra.get(field, default)) for field, default in _ECHOED.items()}
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A request for a response, read: the turn without what came before it, the object it begins as, and its input.
+
+    `references` names, by their place in the input, the items that stand for others.
+    """
+
+    turn: Turn
+    snapshot: dict[str, Any]
+    inputs: tuple[Item, ...]
+    references: dict[int, str]
+    include_results: bool
+
+    @property
+    def store(self) -> bool:
+        """Whether the response is kept."""
+        return bool(self.snapshot["store"])
+
+    @property
+    def asked(self) -> bytes:
+        """What an encoder of its events needs."""
+        return msgspec.json.encode({"response": self.snapshot, "results": self.include_results})
+
+
+def estimate(messages: Sequence[Message]) -> int:
+    """How many tokens some messages take, roughly."""
+    calls = sum(len(call.name) + len(call.arguments) for message in messages for call in message.calls)
+    return (sum(len(message.content) for message in messages) + calls) // _CHARS_PER_TOKEN + 4 * len(messages)
+
+
+def window(messages: Sequence[Message], budget_tokens: int, truncation: str) -> tuple[Message, ...]:
+    """The messages that fit: all of them, or with `auto` the newest, beginning with a user's; raises ContextTooLong."""
+    kept = list(messages)
+    while estimate(kept) > budget_tokens:
+        later = next((place for place in range(1, len(kept)) if kept[place].role == "user"), None)
+        if truncation == "disabled" or later is None:
+            raise ContextTooLong(f"the input is longer than {budget_tokens} tokens; truncation 'auto' drops the oldest", param="input")
+        kept = kept[later:]
+    return tuple(kept)
+
+
+def _search(tool: ToolSpec, place: int, store_id: str | None) -> Search:
+    if not tool.vector_store_ids:
+        raise InvalidRequest("vector_store_ids is required", param=f"tools[{place}].vector_store_ids", code="missing_required_parameter")
+    if tool.vector_store_ids != [store_id]:
+        message = "for now only your first vector store can be searched; GET /v1/vector_stores lists it first"
+        raise Unsupported(message, param=f"tools[{place}].vector_store_ids")
+    if tool.filters:
+        raise Unsupported("filters are not supported yet", param=f"tools[{place}].filters")
+    ranking = tool.ranking_options or Ranking()
+    return Search(tool.max_num_results or 20, ranking.score_threshold or 0.0)
+
+
+def _tool(tool: ToolSpec) -> Tool:
+    parameters = None if tool.parameters is None else msgspec.json.encode(tool.parameters)
+    return Tool(tool.name or "", tool.description, parameters, tool.strict)
+
+
+def _echo(tool: ToolSpec) -> dict[str, Any]:
+    if tool.type == "function":
+        fields: Mapping[str, Any] = {
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": tool.parameters,
+            "strict": tool.strict,
+        }
+        return {"type": "function", **fields}
+    found = {"vector_store_ids": tool.vector_store_ids, "max_num_results": tool.max_num_results or 20}
+    ranking = tool.ranking_options or Ranking()
+    options = {"ranker": ranking.ranker or "auto", "score_threshold": ranking.score_threshold or 0.0}
+    return {"type": "file_search", **found, "filters": None, "ranking_options": options}
+
+
+def _small(value: Any) -> Any:
+    """What is echoed without a meaning, where it is small."""
+    return value if len(msgspec.json.encode(value)) <= 512 else None

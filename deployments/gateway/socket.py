@@ -1,0 +1,215 @@
+"""One WebSocket of the Responses API: frames in, events out, several answers at once in lanes."""
+
+import asyncio
+import contextlib
+import re
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from deployments.core.errors import HeadraceError, InvalidRequest, Unsupported
+from deployments.core.types import Principal
+from deployments.gateway import envelope
+from deployments.gateway.asking import Asked, Memory, ask, enqueue, keeper, outliving, prewarm
+from deployments.gateway.attached import attached, deltas
+from deployments.gateway.context import Context
+from deployments.gateway.events import Event, ResponseEvents, encoder, error_event
+from deployments.gateway.replies import answering, nudging
+from deployments.gateway.responses import ResponseRequest
+
+MAX_FRAME_CHARS = 1 << 20
+"""A longer frame closes the socket with 1009."""
+
+MAX_LANES = 32
+"""Lanes of one socket, the unnamed one included."""
+
+MAX_IN_FLIGHT = 16
+"""Answers of one socket at once."""
+
+_LANE = re.compile(r"[A-Za-z0-9_.-]{1,256}")
+_WAITED_S = 5
+"""How long closing waits for what still runs."""
+
+
+class Frame(msgspec.Struct):
+    """What a client may send; the fields of `response.create` are read by `ResponseRequest`."""
+
+    type: str
+    stream_id: str | None = None
+    response_id: str | None = None
+    starting_after: int | None = None
+    generate: bool = True
+    headrace: dict[str, Any] = {}
+
+
+_decode = msgspec.json.Decoder(Frame).decode
+
+
+class Socket:
+    """Serves one client until it goes, its time is over, or it breaks a bound."""
+
+    def __init__(self, parts: Context, caller: Principal, socket: WebSocket):
+        self._parts = parts
+        self._caller = caller
+        self._socket = socket
+        self._limits = parts.settings.gateway
+        self._lanes: dict[str | None, asyncio.Task[None]] = {}
+        self._seen: set[str | None] = set()
+        self._memory = Memory()
+        self._sending = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Serve; ends with the socket closed and nothing of its foreground left running."""
+        try:
+            async with asyncio.timeout(self._limits.socket_life_s):
+                while True:
+                    message = await self._socket.receive()
+                    if message["type"] == "websocket.disconnect":
+                        return
+                    if not await self._take(message):
+                        return
+        except TimeoutError:
+            await self._refuse(InvalidRequest("this connection is too old; open another", code="websocket_connection_limit_reached"))
+            await self._close(1001)
+        except asyncio.CancelledError:
+            await self._close(1012)
+            raise
+        finally:
+            await self._end()
+
+    async def _take(self, message: dict[str, Any] | Any) -> bool:
+        """Handle one frame; False where it ended the connection."""
+        text = message.get("text")
+        if text is None:
+            await self._refuse(InvalidRequest("frames are JSON text", code="invalid_json"))
+            return True
+        if len(text) > MAX_FRAME_CHARS or len(text.encode()) > MAX_FRAME_CHARS:
+            await self._close(1009)
+            return False
+        lane: str | None = None
+        try:
+            frame = _decode(text)
+            lane = frame.stream_id
+            self._begin(frame, text)
+        except msgspec.ValidationError as error:
+            await self._refuse(InvalidRequest(str(error), code="invalid_value"), lane)
+        except (msgspec.DecodeError, UnicodeEncodeError):
+            await self._refuse(InvalidRequest("the frame is not JSON", code="invalid_json"), lane)
+        except HeadraceError as error:
+            await self._refuse(error, lane)
+        return True
+
+    def _begin(self, frame: Frame, text: str) -> None:
+        """Start what a frame asks for, in its lane; raises what is wrong with it."""
+        lane = frame.stream_id
+        if lane is not None and not _LANE.fullmatch(lane):
+            raise InvalidRequest("stream_id has 1 to 256 letters, digits, '_', '.' or '-'", param="stream_id", code="invalid_value")
+        if frame.type not in ("response.create", "headrace:response.attach"):
+            raise Unsupported(f"frames of type '{frame.type[:64]}' are not supported", param="type", code="unsupported_value")
+        if (busy := self._lanes.get(lane)) and not busy.done():
+            raise InvalidRequest("this lane is still answering; use another stream_id", param="stream_id", code="stream_busy")
+        if len(self._seen | {lane}) > MAX_LANES or sum(not task.done() for task in self._lanes.values()) >= MAX_IN_FLIGHT:
+            raise InvalidRequest(
+                f"at most {MAX_LANES} lanes and {MAX_IN_FLIGHT} answers at once", param="stream_id", code="websocket_stream_limit_reached"
+            )
+        self._seen.add(lane)
+        work = self._create(frame, text) if frame.type == "response.create" else self._attach(frame)
+        self._lanes[lane] = asyncio.get_running_loop().create_task(self._guarded(work, lane))
+
+    async def _guarded(self, work: Any, lane: str | None) -> None:
+        """Do a lane's work; what goes wrong becomes an error event of that lane."""
+        try:
+            await work
+        except HeadraceError as error:
+            await self._refuse(error, lane)
+        except (WebSocketDisconnect, RuntimeError):
+            if self._socket.client_state is WebSocketState.CONNECTED:
+                raise
+
+    async def _create(self, frame: Frame, text: str) -> None:
+        body = _request(text)
+        await self._parts.keys.check(self._caller)
+        wish = frame.headrace.get("on_disconnect")
+        if body.background:
+            raise Unsupported("background goes with POST /v1/responses", param="background")
+        asked = await ask(self._parts, self._caller, body, outliving(wish, "headrace.on_disconnect"), self._memory)
+        if not frame.generate:
+            await self._prewarm(asked, frame.stream_id)
+        elif asked.outlives:
+            await enqueue(self._parts, asked)
+            await self._follow(asked.turn.id, asked.events(), -1, frame.stream_id)
+        else:
+            await self._answer(asked, frame.stream_id)
+
+    async def _prewarm(self, asked: Asked, lane: str | None) -> None:
+        """Do early what the answer will need, and keep the input as a response without output."""
+        events = asked.events()
+        started = events.start()
+        log = await prewarm(self._parts, asked)
+        await self._send([*started, *events.feed(log)], lane)
+        self._memory.keep(asked, events)
+
+    async def _answer(self, asked: Asked, lane: str | None) -> None:
+        """Answer while the socket is open."""
+        events = asked.events()
+        async with answering(self._parts, asked.turn, keeper(self._parts, asked)) as follower:
+            ready = events.start()
+            with nudging(follower, self._limits.keep_alive_s):
+                while not events.ended:
+                    ready += events.feed(await follower.read())
+                    await self._send(ready, lane)
+                    ready = []
+        self._memory.keep(asked, events)
+
+    async def _attach(self, frame: Frame) -> None:
+        """Follow a response that outlives its connection."""
+        if not frame.response_id:
+            raise InvalidRequest("response_id is required", param="response_id", code="missing_required_parameter")
+        stored = await self._parts.store.of(self._caller).responses.get(frame.response_id)
+        after = -1 if frame.starting_after is None else frame.starting_after
+        await self._follow(frame.response_id, encoder(stored), after, frame.stream_id)
+
+    async def _follow(self, response_id: str, events: ResponseEvents, after: int, lane: str | None) -> None:
+        async with attached(self._parts, self._caller, response_id) as follower:
+            ready = events.start()
+            async for log in deltas(self._parts, self._caller, response_id, follower):
+                ready += events.feed(log)
+                await self._send([event for event in ready if event.number > after], lane)
+                ready = []
+
+    async def _send(self, events: list[Event], lane: str | None) -> None:
+        """Send events; a client that does not take them in time is cut."""
+        async with self._sending:
+            try:
+                async with asyncio.timeout(self._limits.send_timeout_s):
+                    for event in events:
+                        await self._socket.send_text(event.frame(lane).decode())
+            except TimeoutError:
+                await self._close(1008)
+
+    async def _refuse(self, error: HeadraceError, lane: str | None = None) -> None:
+        """Tell what is wrong; the socket stays open."""
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            await self._socket.send_text(error_event(error, lane).decode())
+
+    async def _close(self, code: int) -> None:
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
+            await self._socket.close(code)
+
+    async def _end(self) -> None:
+        """End what runs in the foreground; what outlives its connection goes on elsewhere."""
+        tasks = [task for task in self._lanes.values() if not task.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_WAITED_S)
+
+
+def _request(text: str) -> ResponseRequest:
+    """The request of a `response.create` frame; raises InvalidRequest naming what is wrong."""
+    try:
+        return ResponseRequest.model_validate_json(text)
+    except ValidationError as error:
+        raise envelope.invalid(error.errors()[0]) from None

@@ -1,0 +1,104 @@
+"""Background responses: the same flow, run by a worker, into a log that anybody may follow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from deployments.core.config import Settings
+from deployments.core.errors import HeadraceError, StreamInterrupted
+from deployments.core.jobs import EPOCHS_PER_LEASE, Job
+from deployments.core.log import Writer, fenced
+from deployments.core.responses import ENDED, StoredResponse
+from deployments.core.run import Answers, Keep, Run
+from deployments.core.types import Delta, Last, LogRef, Turn
+from deployments.gateway.events import encoder, last_of
+from deployments.worker.work import Means, Reason
+
+_decode = msgspec.msgpack.Decoder(Turn).decode
+
+
+@dataclass(frozen=True)
+class Respond:
+    """Answers a stored response; implements the worker's `Handles`."""
+
+    settings: Settings
+    flow: Answers
+
+    @property
+    def at_once(self) -> int:
+        """Most of an answer's time is spent waiting for the model."""
+        return self.settings.worker.respond_at_once
+
+    @property
+    def lease_s(self) -> float:
+        """Short, because somebody waits."""
+        return self.settings.worker.respond_lease_s
+
+    async def run(self, means: Means, job: Job) -> None:
+        """Take the log over, go on where it ends, keep the outcome, and end the job.
+
+        A crash at any point leaves a log that the next attempt goes on with, or an outcome in SQL whose log it only has to end.
+        """
+        await means.hub.ready(self.settings.log.stall_s)
+        ref = LogRef(job.subject, job.tenant, (means.hub.channel,), record=True, shared=True, epoch=job.fence * EPOCHS_PER_LEASE)
+        with means.hub.tape(job.subject) as tape, means.outbox.writer(ref) as writer:
+            try:
+                await writer.seize()
+                tape.recall(writer.written)
+                await self._go_on(means, job, Run(writer, tape, means.store, _keeper(means, job)))
+                await writer.drain()
+            except StreamInterrupted as error:
+                if error.wire_code != fenced().wire_code:
+                    raise
+                return  # its owner has cancelled it, or another worker has taken it over
+        async with means.store.jobs.finishing(job):
+            pass
+
+    async def give_up(self, means: Means, job: Job, code: Reason, message: str) -> None:
+        """End the response, failed, with what has been written of it."""
+        ref = LogRef(job.subject, job.tenant, (), record=True, shared=True, epoch=job.fence * EPOCHS_PER_LEASE)
+        with means.outbox.writer(ref) as writer:
+            await writer.seize()
+            last = writer.failed(HeadraceError(message))
+            await _keeper(means, job)((*writer.written, last))
+            writer.end(last)
+            await writer.drain()
+        async with means.store.jobs.finishing(job, "failed", code):
+            pass
+
+    async def lost(self, means: Means, job: Job) -> None:
+        """Whoever called it off or took it over has fenced the log off as well."""
+
+    async def _go_on(self, means: Means, job: Job, run: Run) -> None:
+        """Answer what is not answered, or end the log of what is."""
+        responses = means.store.of(job.principal).responses
+        stored = await responses.get(job.subject)
+        if stored.status in ENDED:
+            _end(run.writer, stored)
+            return
+        turn = _decode(await responses.turn(job.subject))
+        await responses.begin(job.subject, _begun(stored))
+        await self.flow.answer(turn, run)
+
+
+def _keeper(means: Means, job: Job) -> Keep:
+    responses = means.store.of(job.principal).responses
+
+    async def keep(log: Sequence[Delta]) -> None:
+        events = encoder(await responses.get(job.subject))
+        events.start()
+        events.feed(log)
+        await responses.finish(job.subject, events.status, events.body(), events.outputs())
+
+    return keep
+
+
+def _begun(stored: StoredResponse) -> bytes:
+    return msgspec.json.encode(msgspec.json.decode(stored.body) | {"status": "in_progress"})
+
+
+def _end(writer: Writer, stored: StoredResponse) -> None:
+    """Write the last delta of a response that is kept already, where a crash came between."""
+    if not writer.written or not isinstance(writer.written[-1], Last):
+        writer.end(last_of(stored, len(writer.written)))
