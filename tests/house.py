@@ -72,10 +72,13 @@ class House:
     key: str
     flow: Script
     context: Context
+    clients: list[AsyncOpenAI] = field(default_factory=list)
 
     def openai(self, key: str | None = None) -> AsyncOpenAI:
         """OpenAI's own client, which checks every shape it gets."""
-        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, _strict_response_validation=True)
+        client = AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, _strict_response_validation=True)
+        self.clients.append(client)
+        return client
 
     def http(self, key: str | None = "") -> httpx2.AsyncClient:
         """A plain client; the full key unless told otherwise, None for none."""
@@ -113,7 +116,10 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
         context = Context(settings, store, keys, hub, outbox, flow, Stages(FakeEmbeds(), FakeRetrieves(), Bell(runner)))
         async with serving(context) as url:
             working = asyncio.create_task(runner.run())
-            yield House(url, key.secret, flow, context)
+            house = House(url, key.secret, flow, context)
+            yield house
+            for client in house.clients:
+                await client.close()
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
 
