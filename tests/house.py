@@ -89,7 +89,8 @@ class House:
 @contextlib.asynccontextmanager
 async def serving(context: Context) -> AsyncIterator[str]:
     """Serve an application on a free port of this machine."""
-    server = uvicorn.Server(uvicorn.Config(build_app(context), port=0, log_level="warning", ws="none", timeout_graceful_shutdown=2))
+    config = uvicorn.Config(build_app(context), port=0, log_level="warning", ws="websockets-sansio", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"

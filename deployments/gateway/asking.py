@@ -10,7 +10,7 @@ from starlette.requests import Request
 from deployments.core.errors import HeadraceError, InvalidRequest, NotFound
 from deployments.core.responses import Item, StoredResponse
 from deployments.core.run import Keep, forget
-from deployments.core.types import DIRECT, Delta, Message, Principal, Turn
+from deployments.core.types import DIRECT, Delta, Finished, Message, Opened, Principal, Query, Turn, Usage
 from deployments.gateway.context import Context
 from deployments.gateway.events import ResponseEvents
 from deployments.gateway.items import messages
@@ -88,6 +88,17 @@ async def enqueue(parts: Context, asked: Asked) -> None:
     await parts.store.of(asked.turn.principal).responses.add(stored(asked), asked.inputs, _encode(asked.turn))
     with contextlib.suppress(HeadraceError):  # it looks by itself, too
         await parts.stages.works.wake()
+
+
+async def prewarm(parts: Context, asked: Asked) -> list[Delta]:
+    """Embed and search early, so that both are warm when the question comes; returns the log of a response that says nothing."""
+    turn, stages = asked.turn, parts.stages
+    if turn.store_id and turn.question.strip():
+        vector = (await stages.embeds.embed([turn.question]))[0]
+        await stages.retrieves.search(Query(turn.principal, turn.store_id, turn.question, vector))
+    log: list[Delta] = [Opened(0), Finished(1, "stop", Usage(), int(parts.store.clock()))]
+    await keeper(parts, asked)(log)
+    return log
 
 
 def keeper(parts: Context, asked: Asked) -> Keep:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, FastAPI, Request
+from starlette.requests import HTTPConnection
 
 from deployments.core.config import Settings
 from deployments.core.errors import Forbidden, Unauthenticated
@@ -83,11 +84,15 @@ async def _context(request: Request) -> Context:  # async, as FastAPI runs what 
 
 
 async def _caller(request: Request) -> Principal:
+    return await caller_of(request)
+
+
+async def caller_of(connection: HTTPConnection) -> Principal:
     """The principal of the bearer key; raises Unauthenticated."""
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    scheme, _, key = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Unauthenticated("no API key was sent; send it as 'Authorization: Bearer hr_…'")
-    return await cast(App, request.app).context.keys.verify(key.strip())
+    return await cast(App, connection.app).context.keys.verify(key.strip())
 
 
 async def _visitor(request: Request) -> Principal:
@@ -99,11 +104,16 @@ def scope(name: str) -> object:
     """A dependency: the caller, who must hold that scope."""
 
     async def check(caller: "Caller") -> Principal:
-        if name not in caller.scopes:
-            raise Forbidden(f"the API key lacks the scope '{name}'")
-        return caller
+        return holding(caller, name)
 
     return Depends(check)
+
+
+def holding(caller: Principal, name: str) -> Principal:
+    """The caller, who must hold that scope; raises Forbidden."""
+    if name not in caller.scopes:
+        raise Forbidden(f"the API key lacks the scope '{name}'")
+    return caller
 
 
 Parts = Annotated[Context, Depends(_context)]

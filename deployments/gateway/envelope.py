@@ -54,11 +54,14 @@ async def on_invalid(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     first = error.errors()[0]
-    where = first["loc"][1:] if first["type"] != "json_invalid" else ()
-    message = first["msg"].removeprefix("Value error, ")
-    param = _path(where)
-    code = _BY_CODE.get(first["type"], "invalid_value")
-    return answer(InvalidRequest(f"{param}: {message}" if param else message, param=param, code=code))
+    return answer(invalid(first["type"], first["loc"][1:], first["msg"]))
+
+
+def invalid(kind: str, location: tuple[int | str, ...], message: str) -> InvalidRequest:
+    """The error of a field of the wrong shape, as pydantic tells it."""
+    param = _path(location) if kind != "json_invalid" else None
+    message = message.removeprefix("Value error, ")
+    return InvalidRequest(f"{param}: {message}" if param else message, param=param, code=_BY_CODE.get(kind, "invalid_value"))
 
 
 async def on_http(request: Request, error: Exception) -> Response:

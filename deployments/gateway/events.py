@@ -88,10 +88,11 @@ def last_of(stored: StoredResponse, seq: int) -> Last:
 class ResponseEvents:
     """Encodes one response, event by event, and holds what has become of it."""
 
-    def __init__(self, snapshot: dict[str, Any], include_results: bool = False):
+    def __init__(self, snapshot: dict[str, Any], include_results: bool = False, *, speaks: bool = True):
         self.ended = False
         self._response = dict(snapshot)
         self._results = include_results
+        self._speaks = speaks
         self._hex = str(snapshot["id"]).removeprefix("resp_")
         self._searched = any(tool["type"] == "file_search" for tool in snapshot["tools"])
         self._number = 0
@@ -237,7 +238,7 @@ class ResponseEvents:
         return {"item_id": item["id"], "output_index": index}
 
     def _finish(self, status: str, at: int, reason: str = "", used: Usage | None = None) -> None:
-        if status in ("completed", "incomplete") and not self._calls:
+        if self._speaks and status in ("completed", "incomplete") and not self._calls:
             self._opened()
         self._close("completed" if status == "completed" else "incomplete")
         self.ended = True

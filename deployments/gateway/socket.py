@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
@@ -50,9 +51,9 @@ _decode = msgspec.json.Decoder(Frame).decode
 class Socket:
     """Serves one client until it goes, its time is over, or it breaks a bound."""
 
-    def __init__(self, parts: Context, caller: Principal, socket: WebSocket):
+    def __init__(self, parts: Context, verify: Callable[[], Awaitable[Principal]], socket: WebSocket):
         self._parts = parts
-        self._caller = caller
+        self._verify = verify
         self._socket = socket
         self._limits = parts.settings.gateway
         self._lanes: dict[str | None, asyncio.Task[None]] = {}
@@ -79,7 +80,7 @@ class Socket:
         finally:
             await self._end()
 
-    async def _take(self, message: dict[str, Any] | Any) -> bool:
+    async def _take(self, message: Mapping[str, Any]) -> bool:
         """Handle one frame; False where it ended the connection."""
         text = message.get("text")
         if text is None:
@@ -118,7 +119,7 @@ class Socket:
         work = self._create(frame, text) if frame.type == "response.create" else self._attach(frame)
         self._lanes[lane] = asyncio.get_running_loop().create_task(self._guarded(work, lane))
 
-    async def _guarded(self, work: Any, lane: str | None) -> None:
+    async def _guarded(self, work: Coroutine[Any, Any, None], lane: str | None) -> None:
         """Do a lane's work; what goes wrong becomes an error event of that lane."""
         try:
             await work
@@ -129,26 +130,24 @@ class Socket:
                 raise
 
     async def _create(self, frame: Frame, text: str) -> None:
-        body = _request(text)
-        await self._parts.keys.check(self._caller)
+        body, caller = _request(text), await self._verify()
         wish = frame.headrace.get("on_disconnect")
         if body.background:
             raise Unsupported("background goes with POST /v1/responses", param="background")
-        asked = await ask(self._parts, self._caller, body, outliving(wish, "headrace.on_disconnect"), self._memory)
+        asked = await ask(self._parts, caller, body, outliving(wish, "headrace.on_disconnect"), self._memory)
         if not frame.generate:
             await self._prewarm(asked, frame.stream_id)
         elif asked.outlives:
             await enqueue(self._parts, asked)
-            await self._follow(asked.turn.id, asked.events(), -1, frame.stream_id)
+            await self._follow(caller, asked.turn.id, asked.events(), -1, frame.stream_id)
         else:
             await self._answer(asked, frame.stream_id)
 
     async def _prewarm(self, asked: Asked, lane: str | None) -> None:
         """Do early what the answer will need, and keep the input as a response without output."""
-        events = asked.events()
-        started = events.start()
-        log = await prewarm(self._parts, asked)
-        await self._send([*started, *events.feed(log)], lane)
+        events = ResponseEvents(asked.plan.snapshot, speaks=False)
+        await self._send(events.start(), lane)
+        await self._send(events.feed(await prewarm(self._parts, asked)), lane)
         self._memory.keep(asked, events)
 
     async def _answer(self, asked: Asked, lane: str | None) -> None:
@@ -167,14 +166,15 @@ class Socket:
         """Follow a response that outlives its connection."""
         if not frame.response_id:
             raise InvalidRequest("response_id is required", param="response_id", code="missing_required_parameter")
-        stored = await self._parts.store.of(self._caller).responses.get(frame.response_id)
+        caller = await self._verify()
+        stored = await self._parts.store.of(caller).responses.get(frame.response_id)
         after = -1 if frame.starting_after is None else frame.starting_after
-        await self._follow(frame.response_id, encoder(stored), after, frame.stream_id)
+        await self._follow(caller, frame.response_id, encoder(stored), after, frame.stream_id)
 
-    async def _follow(self, response_id: str, events: ResponseEvents, after: int, lane: str | None) -> None:
-        async with attached(self._parts, self._caller, response_id) as follower:
+    async def _follow(self, caller: Principal, response_id: str, events: ResponseEvents, after: int, lane: str | None) -> None:
+        async with attached(self._parts, caller, response_id) as follower:
             ready = events.start()
-            async for log in deltas(self._parts, self._caller, response_id, follower):
+            async for log in deltas(self._parts, caller, response_id, follower):
                 ready += events.feed(log)
                 await self._send([event for event in ready if event.number > after], lane)
                 ready = []
@@ -212,4 +212,5 @@ def _request(text: str) -> ResponseRequest:
     try:
         return ResponseRequest.model_validate_json(text)
     except ValidationError as error:
-        raise envelope.invalid(error.errors()[0]) from None
+        first = error.errors()[0]
+        raise envelope.invalid(first["type"], first["loc"], first["msg"]) from None

@@ -83,7 +83,8 @@ async def test_an_error_before_the_first_word_is_a_status_and_after_it_an_event(
     stream = await house.openai().responses.create(model="headrace", input="Hi", stream=True)
     last = [event async for event in stream][-1]
     assert last.type == "response.failed"
-    assert last.response.error and last.response.error.code == "server_error"
+    assert last.response.error
+    assert last.response.error.code == "server_error"
     assert last.response.output_text == "so far"
 
 

@@ -1,0 +1,39 @@
+"""GET /v1/responses, upgraded to a WebSocket."""
+
+from typing import cast
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, WebSocket
+
+from deployments.core.errors import Forbidden, HeadraceError
+from deployments.core.types import Principal
+from deployments.gateway import envelope
+from deployments.gateway.context import App, Context, caller_of, holding
+from deployments.gateway.socket import Socket
+
+router = APIRouter()
+
+
+@router.websocket("/v1/responses")
+async def connect(socket: WebSocket) -> None:
+    """Serve a client that has a key, and whose page, where it has one, is ours."""
+    parts = cast(App, socket.app).context
+
+    async def verify() -> Principal:
+        return holding(await caller_of(socket), "chat")
+
+    try:
+        _same_origin(socket, parts)
+        await verify()
+    except HeadraceError as error:
+        await socket.send_denial_response(envelope.answer(error))
+        return
+    await socket.accept()
+    await Socket(parts, verify, socket).run()
+
+
+def _same_origin(socket: WebSocket, parts: Context) -> None:
+    """Raises Forbidden where a browser asks for a page of another site."""
+    origin = socket.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc not in (urlsplit(parts.settings.base_url).netloc, socket.headers.get("host")):
+        raise Forbidden("this origin may not open a WebSocket here")
