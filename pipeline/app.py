@@ -3,7 +3,7 @@
 from ray.serve import Application
 
 from deployments.core.config import Settings
-from deployments.core.jobs import INGEST, RESPOND
+from deployments.core.jobs import INGEST, REMEMBER, RESPOND
 from deployments.embedder.client import EmbedderClient
 from deployments.embedder.service import Embedder
 from deployments.gateway.context import Stages
@@ -19,6 +19,7 @@ from deployments.worker.service import Worker
 from pipeline.citations import cite
 from pipeline.flow import Flow
 from pipeline.jobs import Ingest
+from pipeline.remember import Remember
 from pipeline.respond import Respond
 from pipeline.scaling import handle, ingress, stage
 from pipeline.standalone import stand
@@ -32,7 +33,7 @@ def build(settings: Settings) -> Application:
     routes = RouterClient(handle(Router, "router", settings.router.scaling, settings))
     generates = GeneratorClient(handle(Generator, "generator", settings.generator.stage, settings, cite))
     flow = Flow(settings, embeds, retrieves, routes, generates)
-    jobs = {INGEST: Ingest(settings, embeds, retrieves), RESPOND: Respond(settings, flow)}
+    jobs = {INGEST: Ingest(settings, embeds, retrieves), RESPOND: Respond(settings, flow), REMEMBER: Remember(settings, embeds, generates)}
     works = WorkerClient(handle(Worker, "worker", settings.worker.scaling, settings, jobs))
 
     stages = Stages(embeds, retrieves, works, all=(embeds, retrieves, routes, generates, works))

@@ -18,6 +18,7 @@ from deployments.core.types import (
     Hit,
     Last,
     LogRef,
+    Message,
     Outcome,
     Passage,
     Query,
@@ -29,6 +30,7 @@ from deployments.core.types import (
 )
 from pipeline.excerpts import compress, excerpts
 from pipeline.prompts.compose import compose
+from pipeline.session import Recall, recalled
 
 _logger = logging.getLogger("headrace.flow")
 
@@ -82,8 +84,13 @@ class Flow:
         async with asyncio.timeout(turn.deadline_s):
             if not writer.written:
                 writer.open()
-            route, passages = await self._ground(turn, writer)
-            generation = self._generation(turn, writer, route, passages)
+            vector = await self._embed(turn)
+            if turn.conversation_id:
+                found, messages = await asyncio.gather(self._ground(turn, writer, vector), self._recall(turn, run, vector))
+                turn = msgspec.structs.replace(turn, messages=messages)
+            else:
+                found = await self._ground(turn, writer, vector)
+            generation = self._generation(turn, writer, *found)
             outcome = await (self._persist(generation, run) if writer.ref.shared else self.generates.generate(generation))
             if run.keep is not forget:
                 await run.tape.until(outcome.next_seq, self.settings.log.stall_s)
@@ -106,16 +113,27 @@ class Flow:
             generation = msgspec.structs.replace(generation, log=_log(run.writer))
         raise AssertionError("unreachable")
 
-    async def _ground(self, turn: Turn, writer: Writer) -> tuple[Route, tuple[Passage, ...]]:
-        """The route and the passages: embed once, then route and search side by side.
+    async def _embed(self, turn: Turn) -> Vector | None:
+        """The embedding of the question, once for all who use it; None where nobody does."""
+        if not (turn.store_id or turn.conversation_id) or not turn.question.strip():
+            return None
+        return (await self.embeds.embed([turn.question]))[0]
+
+    async def _recall(self, turn: Turn, run: Run, vector: Vector | None) -> tuple[Message, ...]:
+        """The messages of the turn with what its conversation brings to mind."""
+        conversation = run.store.of(turn.principal).conversations
+        earlier = await Recall(self.settings.session).messages(conversation, turn.conversation_id or "", vector)
+        return recalled(turn.messages, earlier)
+
+    async def _ground(self, turn: Turn, writer: Writer, vector: Vector | None) -> tuple[Route, tuple[Passage, ...]]:
+        """The route and the passages: route and search side by side.
 
         Where there is nothing to search there is nothing to decide either, which saves a tenth of the CPU of a direct answer.
         """
-        if not turn.store_id or not turn.question.strip():
+        if not turn.store_id or vector is None:
             return UNGROUNDED, ()
         if turn.search and not any(isinstance(delta, Searching) for delta in writer.written):
             writer.searching([turn.question])
-        vector = (await self.embeds.embed([turn.question]))[0]
         search = asyncio.create_task(self.retrieves.search(self._query(turn, turn.store_id, vector)))
         try:
             route = await self.routes.route(turn, vector)

@@ -44,7 +44,7 @@ class Recall:
         recent = newest(spoken(tail), self.limits.recent_tokens)
         summary = await conversation.summary(conversation_id)
         notes: list[str] = []
-        if summary and (not recent or summary.upto >= 0):
+        if summary:
             notes.append(SUMMARY + clip(summary.text, self.limits.summary_tokens))
         if vector is not None and recent and recent[0].position > 0:
             earlier = await self._similar(conversation, conversation_id, vector, recent[0].position)
@@ -64,6 +64,15 @@ class Recall:
                 break
             kept.append(one)
         return [one.message for one in sorted(kept, key=lambda one: one.position)]
+
+
+def recalled(messages: Sequence[Message], earlier: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages of a turn with what was said before in its place: behind its instructions, all of which become one message."""
+    lead = [message for message in messages if message.role == "system"]
+    notes = [message for message in earlier if message.role == "system"]
+    system = (Message("system", "\n\n".join(message.content for message in (*lead, *notes))),) if lead or notes else ()
+    said = [message for message in (*earlier, *messages) if message.role != "system"]
+    return (*system, *said)
 
 
 def spoken(placed: Sequence[Placed]) -> list[Spoken]:

@@ -127,7 +127,7 @@ class Conversations:
             fields: dict[str, Any] = {"conversation_id": conversation_id, "position": position, "tenant_id": self._tenant}
             session.add(ConversationItemRow(**fields, item_id=item.id, body=sealed))
         row.next_position += len(items)
-        await self._store.jobs.enqueue(session, self._tenant, REMEMBER, conversation_id)
+        await self._store.jobs.enqueue(session, self._tenant, REMEMBER, conversation_id, interrupt=False)
 
     async def item(self, conversation_id: str, item_id: str) -> Item:
         """An item by id."""

@@ -82,20 +82,25 @@ class Jobs:
     async def finishing(self, job: Job, status: str = "done", error: str | None = None) -> AsyncGenerator[AsyncSession]:
         """The transaction of the job's effect, which ends the job as well; raises LeaseLost before the body where it is not ours."""
         async with self._store.write() as session:
-            ended = await session.execute(
-                update(JobRow).where(_mine(job)).values(status=status, leased_until=0, error_message=error).execution_options(**_UNSYNCED)
-            )
-            if not ended.rowcount:  # type: ignore[attr-defined]
+            row = await session.scalar(select(JobRow).where(_mine(job)).with_for_update())
+            if row is None:
                 raise LeaseLost("the job has been taken over")
+            row.status, row.leased_until, row.error_message = status, 0, error
+            if row.again:
+                row.status, row.again, row.attempts = "queued", False, 0
             yield session
 
-    async def enqueue(self, session: AsyncSession, tenant: str, kind: str, subject: str) -> None:
-        """Write a job down; one that is there begins anew, and who works on it has lost it."""
+    async def enqueue(self, session: AsyncSession, tenant: str, kind: str, subject: str, *, interrupt: bool = True) -> None:
+        """Write a job down; one that is there begins anew, and who works on it has lost it, or may end it first, to do it again."""
         row = await self._row(session, tenant, kind, subject)
+        if row and row.status == "running" and not interrupt:
+            row.again = True
+            return
         if row is None:
             row = JobRow(id=new_id("job_"), tenant_id=tenant, kind=kind, subject=subject, fence=0)
             session.add(row)
         row.status, row.attempts, row.fence, row.leased_until, row.error_message = "queued", 0, row.fence + 1, 0, None
+        row.again = False
         row.run_at = row.created_at = self._now()
 
     async def cancel(self, session: AsyncSession, tenant: str, kind: str, subject: str) -> int:

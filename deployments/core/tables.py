@@ -123,6 +123,7 @@ class JobRow(Base):
     fence: Mapped[int] = mapped_column(BigInteger, default=0)
     run_at: Mapped[int] = mapped_column(BigInteger)
     leased_until: Mapped[int] = mapped_column(BigInteger, default=0)
+    again: Mapped[bool] = mapped_column(Boolean, default=False)
     created_at: Mapped[int] = mapped_column(BigInteger)
     error_message: Mapped[str | None] = mapped_column(Text)
     __table_args__ = (

@@ -7,11 +7,22 @@ from starlette.exceptions import HTTPException
 
 from deployments.core.errors import HeadraceError
 from deployments.gateway import envelope
-from deployments.gateway.api import chat_completions, documents, embeddings, files, health, models, responses, sockets, vector_stores
+from deployments.gateway.api import (
+    chat_completions,
+    conversations,
+    documents,
+    embeddings,
+    files,
+    health,
+    models,
+    responses,
+    sockets,
+    vector_stores,
+)
 from deployments.gateway.context import App, Context
 from deployments.gateway.middleware import BodyBound
 
-_APIS = (chat_completions, responses, sockets, embeddings, models, vector_stores, documents, health)
+_APIS = (chat_completions, responses, sockets, conversations, embeddings, models, vector_stores, documents, health)
 
 
 def build_app(context: Context) -> App:
