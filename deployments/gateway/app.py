@@ -22,7 +22,7 @@ from deployments.gateway.api import (
 from deployments.gateway.context import App, Context
 from deployments.gateway.middleware import BodyBound
 
-_APIS = (chat_completions, responses, sockets, conversations, embeddings, models, vector_stores, documents, health)
+_APIS = (chat_completions, completions, responses, sockets, conversations, embeddings, models, vector_stores, documents, health)
 
 
 def build_app(context: Context) -> App:

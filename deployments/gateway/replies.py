@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -133,7 +133,7 @@ class Encodes(Protocol):
         """What goes before the first delta."""
         ...
 
-    def encode(self, deltas: list[Delta]) -> bytes:
+    def encode(self, deltas: Sequence[Delta]) -> bytes:
         """The events of some deltas; b"" where they make none."""
         ...
 
@@ -145,7 +145,7 @@ class Encodes(Protocol):
 class Collects(Protocol):
     """Deltas to one body."""
 
-    def feed(self, deltas: list[Delta]) -> bytes | None:
+    def feed(self, deltas: Sequence[Delta]) -> bytes | None:
         """Take deltas; the body once the last one has come. Raises Broken."""
         ...
 

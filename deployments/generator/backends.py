@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import httpx2
+import msgspec
 import openai
 from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient
 from openai.types.chat import ChatCompletionChunk
@@ -15,13 +16,15 @@ from openai.types.chat import ChatCompletionChunk
 from deployments.core import config
 from deployments.core.errors import BackendFailed, ContextTooLong, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded
 from deployments.core.patience import Patience
-from deployments.core.types import Generation
+from deployments.core.types import Generation, Message, Tool, Toolbox
 from deployments.generator.grammar import quoting
+from deployments.generator.resumed import spoken
 from deployments.generator.sse import EventReader, Piece
 
 _logger = logging.getLogger("headrace.generator")
 
 _LONGEST_RETRY_AFTER_S = 60.0
+_CHARS_PER_TOKEN = 4
 
 
 class Backend:
@@ -84,22 +87,56 @@ class Backend:
         await self._client.close()
 
     def _request(self, generation: Generation) -> dict[str, Any]:
-        sampling = generation.sampling
+        sampling, toolbox = generation.sampling, generation.toolbox
+        said = spoken(generation.log.written)
+        messages = [_message(message) for message in generation.messages]
+        limit = sampling.max_tokens or self._settings.default_max_tokens
+        if said:  # the model goes on with a last message of its own
+            messages.append({"role": "assistant", "content": said})
+            limit = max(1, limit - len(said) // _CHARS_PER_TOKEN)
         wanted: dict[str, Any] = {
             "model": self._model,
-            "messages": [{"role": message.role, "content": message.content} for message in generation.messages],
+            "messages": messages,
             "stream": True,
             "stream_options": {"include_usage": True},
-            "max_tokens": sampling.max_tokens or self._settings.default_max_tokens,
+            "max_tokens": limit,
             "temperature": 0.0 if generation.quotes and sampling.temperature is None else sampling.temperature,
             "top_p": sampling.top_p,
             "frequency_penalty": sampling.frequency_penalty,
             "presence_penalty": sampling.presence_penalty,
             "seed": sampling.seed,
             "stop": list(sampling.stop) or None,
+            "logprobs": None if sampling.top_logprobs is None else True,
+            "top_logprobs": sampling.top_logprobs or None,
+            "response_format": {"type": "json_object"} if sampling.json_object else None,
+            "tools": [_tool(tool) for tool in toolbox.tools] or None,
+            "tool_choice": _choice(toolbox) if toolbox.tools else None,
+            "parallel_tool_calls": toolbox.parallel,
             "grammar": quoting(generation.quotes) if generation.quotes else None,
         }
         return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _message(message: Message) -> dict[str, Any]:
+    if message.call_id is not None:
+        return {"role": "tool", "content": message.content, "tool_call_id": message.call_id}
+    if not message.calls:
+        return {"role": message.role, "content": message.content}
+    functions = [{"name": call.name, "arguments": call.arguments} for call in message.calls]
+    calls = [{"id": call.id, "type": "function", "function": f} for call, f in zip(message.calls, functions, strict=True)]
+    return {"role": message.role, "content": message.content or None, "tool_calls": calls}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    parameters = None if tool.parameters is None else msgspec.json.decode(tool.parameters)
+    fields = {"name": tool.name, "description": tool.description, "parameters": parameters, "strict": tool.strict}
+    return {"type": "function", "function": {name: value for name, value in fields.items() if value is not None}}
+
+
+def _choice(toolbox: Toolbox) -> Any:
+    if toolbox.choice and toolbox.choice.startswith("="):
+        return {"type": "function", "function": {"name": toolbox.choice[1:]}}
+    return toolbox.choice
 
 
 def _refused(error: openai.APIStatusError) -> HeadraceError:

@@ -6,28 +6,69 @@ Takes bytes cut anywhere; understands LF and CRLF, comments, a byte order mark a
 import msgspec
 
 from deployments.core.errors import BackendFailed
-from deployments.core.types import Usage
+from deployments.core.types import Logprob, Usage
 
 _MAX_EVENT_BYTES = 1 << 20
 """An event larger than this is not one; it bounds the memory a broken backend can take."""
 
 
+class CallPiece(msgspec.Struct, frozen=True):
+    """A piece of the call of a function; id and name come with the first."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
 class Piece(msgspec.Struct, frozen=True):
-    """What one read brought: text, and once the model has ended why; usage may come after that."""
+    """What one read brought: text with its tokens' probabilities, calls, and once the model has ended why; usage may come after that.
+
+    `chunks` counts events with text, which for most backends is the number of tokens.
+    """
 
     text: str = ""
+    calls: tuple[CallPiece, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()
+    chunks: int = 0
     reason: str | None = None
     usage: Usage | None = None
     done: bool = False
 
 
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct):
+    index: int = 0
+    id: str | None = None
+    function: _Function | None = None
+
+
 class _Delta(msgspec.Struct):
     content: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Token(msgspec.Struct):
+    token: str
+    logprob: float
+    top_logprobs: "list[_Token] | None" = None
+
+    def told(self) -> Logprob:
+        return Logprob(self.token, self.logprob, tuple(other.told() for other in self.top_logprobs or ()))
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_Token] | None = None
 
 
 class _Choice(msgspec.Struct):
     delta: _Delta = msgspec.field(default_factory=_Delta)
     finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
 
 
 class _Chunk(msgspec.Struct):
@@ -55,6 +96,8 @@ class EventReader:
         if len(self._rest) + self._waiting_bytes > _MAX_EVENT_BYTES:
             raise BackendFailed("the model backend sent an event without an end")
         texts: list[str] = []
+        calls: list[CallPiece] = []
+        logprobs: list[Logprob] = []
         reason: str | None = None
         usage: Usage | None = None
         for line in lines:
@@ -68,15 +111,24 @@ class EventReader:
                 continue
             data, self._data, self._waiting_bytes = b"\n".join(self._data), [], 0
             if data.strip() == b"[DONE]":
-                return Piece("".join(texts), reason, usage, done=True)
+                return Piece("".join(texts), tuple(calls), tuple(logprobs), len(texts), reason, usage, done=True)
             chunk = _parse(data)
             if chunk.choices:
                 choice = chunk.choices[0]
                 if choice.delta.content:
                     texts.append(choice.delta.content)
+                if choice.delta.tool_calls:
+                    calls += [_call(call) for call in choice.delta.tool_calls]
+                if choice.logprobs:
+                    logprobs += [token.told() for token in choice.logprobs.content or ()]
                 reason = choice.finish_reason or reason
             usage = chunk.usage or usage
-        return Piece("".join(texts), reason, usage)
+        return Piece("".join(texts), tuple(calls), tuple(logprobs), len(texts), reason, usage)
+
+
+def _call(call: _Call) -> CallPiece:
+    function = call.function or _Function()
+    return CallPiece(call.index, call.id, function.name, function.arguments or "")
 
 
 def _parse(data: bytes) -> _Chunk:

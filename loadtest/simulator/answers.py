@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from loadtest.simulator import frames
 from loadtest.simulator.faults import Kind
 from loadtest.simulator.ledger import Entry
-from loadtest.simulator.plan import Plan
+from loadtest.simulator.plan import Plan, numbered
 
 Step = tuple[float, bytes, int]
 """Seconds after the request, bytes to send, number of words in them."""
@@ -25,10 +25,18 @@ def streamed(plan: Plan, made: frames.Frames, prompt: int) -> Iterator[Step]:
             if breaks:
                 return
             yield due, made.malformed(), 0
-        word = made.word(frames.numbered(index) if isinstance(plan.words, int) else plan.words[index])
+        word = made.word(numbered(index) if isinstance(plan.words, int) else plan.words[index])
         yield due, word if index else made.role() + word, 1
     if not breaks:
         yield due, made.end(plan.finish, prompt, plan.tokens), 0
+
+
+def called(plan: Plan, made: frames.Frames, function: str, prompt: int) -> Iterator[Step]:
+    """Yield an answer that calls a function, when its first word would be due."""
+    due = plan.due_s[0] if plan.due_s else 0.0
+    yield 0.0, frames.STREAM_HEAD, 0
+    yield due, made.role() + made.call(function, ['{"w0":', "0}"]), 2
+    yield due, made.end("tool_calls", prompt, 2), 0
 
 
 def whole(plan: Plan, entry: Entry, created: int, prompt: int) -> Iterator[Step]:

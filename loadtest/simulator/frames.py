@@ -7,15 +7,11 @@ from typing import Any
 
 import orjson
 
+from loadtest.simulator.plan import numbered
+
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n"
 STATUSES = frozenset(HTTPStatus)
 END = b"0\r\n\r\n"
-
-
-@lru_cache(maxsize=8192)
-def numbered(index: int) -> str:
-    """Return word `index` of the numbered text `w0 w1 w2 …`, with its leading space."""
-    return f" w{index}" if index else "w0"
 
 
 @lru_cache(maxsize=8192)
@@ -86,6 +82,13 @@ class Frames:
         """Return the event of one word."""
         text = _quoted(word)
         return b"%x\r\n%b%b%b\r\n" % (self._fixed + len(text), self._word_head, text, self._word_tail)
+
+    def call(self, name: str, pieces: Sequence[str]) -> bytes:
+        """Return the events of a call of a function, its arguments in pieces."""
+        first = {"index": 0, "id": "call_sim", "type": "function", "function": {"name": name, "arguments": ""}}
+        calls = [first, *({"index": 0, "function": {"arguments": piece}} for piece in pieces)]
+        shape = b'{"index":0,"delta":{"tool_calls":[%b]},"logprobs":null,"finish_reason":null}'
+        return b"".join(self._event(shape % orjson.dumps(call)) for call in calls)
 
     def malformed(self) -> bytes:
         """Return an event that ends in the middle of its JSON."""

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate
 from math import exp
 from random import Random
@@ -124,6 +125,20 @@ def draw(profile: Profile, number: int, asked: Wish, limit: int | None, echoed: 
         "stop" if count == full else "length",
         _within(asked.fault or fault, count),
     )
+
+
+def after(made: Plan, said: int) -> Plan:
+    """Return what is left of a plan once so many of its words have been said."""
+    if not said:
+        return made
+    words = tuple(made.words[said:]) if isinstance(made.words, tuple) else tuple(numbered(n) for n in range(said, made.words))
+    return replace(made, words=words, due_s=made.due_s[: len(words)])
+
+
+@lru_cache(maxsize=8192)
+def numbered(index: int) -> str:
+    """Return word `index` of the numbered text `w0 w1 w2 …`, with its leading space."""
+    return f" w{index}" if index else "w0"
 
 
 def split(text: str) -> tuple[str, ...]:

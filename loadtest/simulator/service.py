@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from loadtest.simulator import frames, plan
-from loadtest.simulator.answers import Answer, Step, streamed, whole
+from loadtest.simulator.answers import Answer, Step, called, streamed, whole
 from loadtest.simulator.faults import Fault, Kind
 from loadtest.simulator.ledger import Entry, Ledger
 from loadtest.simulator.ticker import Ticker
@@ -34,6 +34,10 @@ class Ask:
     prompt_tokens: int
     question: str
     marker: str | None
+    said: int = 0
+    """Words of a last message of the assistant's, which the answer goes on from."""
+    function: str | None = None
+    """The function that has to be called."""
 
 
 def read(body: bytes) -> Ask:
@@ -56,7 +60,17 @@ def read(body: bytes) -> Ask:
         sum(text.count(" ") + 1 for _, text in texts),
         next((text for role, text in reversed(texts) if role == "user"), ""),
         markers[-1].decode(errors="replace") if markers else None,
+        len(plan.split(texts[-1][1])) if texts and texts[-1][0] == "assistant" else 0,
+        _function(fields),
     )
+
+
+def _function(fields: dict[str, Any]) -> str | None:
+    """The function that the request forces."""
+    choice, tools = fields.get("tool_choice"), fields.get("tools") or []
+    if isinstance(choice, dict):
+        return str(choice["function"]["name"])
+    return str(tools[0]["function"]["name"]) if choice == "required" and tools else None
 
 
 def _text(content: Any) -> str:
@@ -79,7 +93,7 @@ class Service:
         now = time.monotonic()
         ask = read(body)
         asked = plan.wish(ask.model)
-        made = plan.draw(self._profile, self._number, asked, ask.limit, ask.question)
+        made = plan.after(plan.draw(self._profile, self._number, asked, None if ask.said else ask.limit, ask.question), ask.said)
         fault = self._limited(made.fault, asked, ask.marker or ask.model)
         kind = fault.kind if fault else None
         entry = Entry(f"chatcmpl-sim{self._number:09d}", ask.model, ask.marker, ask.stream, kind, now)
@@ -131,5 +145,7 @@ def _script(made: plan.Plan, ask: Ask, entry: Entry) -> Iterator[Step]:
     created = int(time.time())
     if ask.stream:
         shaped = frames.Frames(entry.id, created, ask.model, ask.include_usage)
+        if ask.function:
+            return called(made, shaped, ask.function, ask.prompt_tokens)
         return streamed(made, shaped, ask.prompt_tokens)
     return whole(made, entry, created, ask.prompt_tokens)

@@ -24,8 +24,9 @@ def compose(messages: Sequence[Message], passages: Sequence[Passage], searched: 
     instruction = GROUNDED if passages else NOTHING_FOUND
     own = [message.content for message in messages if message.role == "system"]
     rest = [message for message in messages if message.role != "system"]
-    if passages and rest:
-        rest[-1] = Message(rest[-1].role, _grounded(rest[-1].content, passages))
+    asked = next((place for place in reversed(range(len(rest))) if rest[place].role == "user"), None)
+    if passages and asked is not None:
+        rest[asked] = Message("user", _grounded(rest[asked].content, passages))
     return (Message("system", "\n\n".join([instruction, *own])), *rest)
 
 

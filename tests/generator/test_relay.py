@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -10,7 +11,7 @@ from deployments.core import config
 from deployments.core.errors import Overloaded, StreamInterrupted
 from deployments.core.follow import Follower, Hub
 from deployments.core.outbox import Outbox
-from deployments.core.types import Citation, Cited, Delta, Generation, LogRef, Message, Sampling, Text
+from deployments.core.types import Called, Citation, Cited, Delta, Generation, LogRef, Message, Opened, Sampling, Text, Tool, Toolbox
 from deployments.generator.backends import Backend
 from deployments.generator.relay import Relays
 from tests.fakes import until
@@ -113,3 +114,45 @@ async def test_a_stop_ends_a_generation_by_name_and_others_go_on(relays: Callabl
         await until(first.done)
         assert first.cancelled()
         assert (await second).usage.completion_tokens == 100
+
+
+async def test_a_generation_goes_on_behind_what_its_log_holds(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+    written = (Opened(0), Text(1, "w0 w1"), Text(2, " w2"))
+    before = generation(hub, "resumed")
+    going_on = msgspec.structs.replace(before, log=msgspec.structs.replace(before.log, epoch=2, written=written))
+    with hub.tape("resumed") as tape:
+        tape.recall(written)
+        outcome = await relays("sim").generate(going_on)
+        assert await tape.until(outcome.next_seq, 5)
+    text = "".join(delta.text for delta in tape.deltas if isinstance(delta, Text))
+    assert text.split() == [f"w{i}" for i in range(20)] + ["[1]"]
+    assert outcome.usage.completion_tokens == 17
+
+
+async def test_the_call_of_a_function_is_not_gone_on_with(relays: Callable[[str], Relays], hub: Hub) -> None:
+    before = generation(hub, "called")
+    log = msgspec.structs.replace(before.log, written=(Opened(0), Called(1, 0, "call_1", "f", "{")))
+    with pytest.raises(StreamInterrupted):
+        await relays("sim").generate(msgspec.structs.replace(before, log=log))
+
+
+async def test_calls_of_functions_are_passed_on(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+    toolbox = Toolbox((Tool("look_up", "Looks up.", b'{"type":"object"}'),), "required")
+    with hub.tape("tools") as tape:
+        outcome = await relays("sim").generate(msgspec.structs.replace(generation(hub, "tools"), toolbox=toolbox))
+        await tape.until(outcome.next_seq, 5)
+    calls = [delta for delta in tape.deltas if isinstance(delta, Called)]
+    assert (calls[0].call_id, calls[0].name) == ("call_sim", "look_up")
+    assert "".join(call.arguments for call in calls) == '{"w0":0}'
+    assert outcome.reason == "tool_calls"
+
+
+async def test_a_stop_text_ends_the_answer_and_is_not_said(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+    asked = msgspec.structs.replace(generation(hub, "stop"), sampling=Sampling(stop=("w5 w6",)))
+    with hub.tape("stop") as tape:
+        outcome = await relays("sim").generate(asked)
+        await tape.until(outcome.next_seq, 5)
+    text = "".join(delta.text for delta in tape.deltas if isinstance(delta, Text))
+    assert text == "w0 w1 w2 w3 w4  [1]"
+    assert outcome.reason == "stop"
+    assert (await asyncio.to_thread(upstream.entry, "stop"))["tokens_sent"] < 20

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.core.errors import BackendFailed
-from deployments.core.types import Usage
-from deployments.generator.sse import EventReader, Piece
+from deployments.core.types import Logprob, Usage
+from deployments.generator.sse import CallPiece, EventReader, Piece
 
 
 def event(text: str | None = None, reason: str | None = None) -> bytes:
@@ -34,7 +34,8 @@ def read(parts: list[bytes]) -> Piece:
     pieces = [reader.feed(part) for part in parts]
     reasons = [piece.reason for piece in pieces if piece.reason]
     usages = [piece.usage for piece in pieces if piece.usage]
-    return Piece("".join(piece.text for piece in pieces), reasons[-1], usages[-1], pieces[-1].done)
+    text, chunks = "".join(piece.text for piece in pieces), sum(piece.chunks for piece in pieces)
+    return Piece(text, chunks=chunks, reason=reasons[-1], usage=usages[-1], done=pieces[-1].done)
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
@@ -42,7 +43,7 @@ def test_any_cut_reads_the_same(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     parts = [STREAM[a:b] for a, b in pairwise(edges)]
     parts = [part for part in parts if part] or [STREAM]
-    assert read(parts) == Piece("Grüße 😀\n\u2028 end", "stop", Usage(3, 4), done=True)
+    assert read(parts) == Piece("Grüße 😀\n\u2028 end", chunks=3, reason="stop", usage=Usage(3, 4), done=True)
 
 
 def test_single_bytes_read_the_same() -> None:
@@ -86,3 +87,18 @@ def test_what_is_no_answer_is_a_typed_error(stream: bytes) -> None:
 
 def test_no_event_is_done_before_its_blank_line() -> None:
     assert EventReader().feed(event("x")[:-1]) == Piece()
+
+
+def test_calls_and_probabilities_are_read() -> None:
+    calls = [{"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}]
+    more = [{"index": 0, "function": {"arguments": '{"a":1}'}}]
+    token = {"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": [{"token": "Ho", "logprob": -1.5, "bytes": None}]}
+    choices = [
+        {"delta": {"tool_calls": calls}},
+        {"delta": {"tool_calls": more}},
+        {"delta": {"content": "Hi"}, "logprobs": {"content": [token]}},
+    ]
+    stream = "".join(f"data: {json.dumps({'choices': [{'index': 0} | choice]})}\n\n" for choice in choices)
+    piece = EventReader().feed(stream.encode())
+    assert piece.calls == (CallPiece(0, "call_1", "f", ""), CallPiece(0, None, None, '{"a":1}'))
+    assert piece.logprobs == (Logprob("Hi", -0.5, (Logprob("Ho", -1.5),)),)

@@ -213,11 +213,11 @@ async def test_early_turns_of_real_conversations_are_recalled(acme: TenantStore,
 
 
 def dialogues(data: Path) -> list[list[tuple[str, str]]]:
-    """The dialogues of MT-Bench-101 with at least four turns."""
+    """The dialogues of MT-Bench-101 with at least three turns."""
     found: list[list[tuple[str, str]]] = []
     for file in sorted((data / "conv_mtbench101").glob("*.jsonl")):
         for line in file.read_text().splitlines():
             turns = [(turn["user"], turn["bot"]) for turn in json.loads(line)["history"]]
-            if len(turns) >= 4 and all(user and bot for user, bot in turns):
+            if len(turns) >= 3 and all(user and bot for user, bot in turns):
                 found.append(turns)
     return found

@@ -3,19 +3,23 @@
 from fastapi import APIRouter, Response
 
 from deployments.core.types import DIRECT
+from deployments.gateway.chat import ChatRequest
+from deployments.gateway.chunks import ChatBody, ChatStream
 from deployments.gateway.context import Asker, Parts
 from deployments.gateway.replies import Stream, Whole
-from deployments.gateway.wire import ChatBody, ChatRequest, ChatStream
+from deployments.gateway.several import SeveralStreams, SeveralWhole
 
 router = APIRouter()
 
 
 @router.post("/v1/chat/completions", response_class=Response)
 async def create(body: ChatRequest, parts: Parts, caller: Asker) -> Response:
-    """Answer a conversation, streamed or whole."""
+    """Answer a conversation, streamed or whole, once or several times side by side."""
     store_id = None if body.model == DIRECT else await parts.default_store(caller)
-    turn = body.turn(caller, parts.settings, parts.store.clock(), store_id)
+    turns = body.turns(caller, parts.settings, parts.store.clock(), store_id)
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
-        return Stream(parts, turn, ChatStream(turn, usage))
-    return Whole(parts, turn, ChatBody(turn))
+        stream = ChatStream(turns[0], usage, len(turns))
+        return Stream(parts, turns[0], stream) if len(turns) == 1 else SeveralStreams(parts, turns, stream)
+    whole = ChatBody(turns[0], len(turns))
+    return Whole(parts, turns[0], whole) if len(turns) == 1 else SeveralWhole(parts, turns, whole)

@@ -1,0 +1,22 @@
+"""POST /v1/completions, as older clients know it."""
+
+from fastapi import APIRouter, Response
+
+from deployments.core.types import DIRECT
+from deployments.gateway.completions import Completion, CompletionRequest
+from deployments.gateway.context import Asker, Parts
+from deployments.gateway.replies import Stream, Whole
+from deployments.gateway.several import SeveralStreams, SeveralWhole
+
+router = APIRouter()
+
+
+@router.post("/v1/completions", response_class=Response)
+async def create(body: CompletionRequest, parts: Parts, caller: Asker) -> Response:
+    """Answer one prompt, or several side by side, streamed or whole."""
+    store_id = None if body.model == DIRECT else await parts.default_store(caller)
+    turns = body.turns(caller, parts.settings, parts.store.clock(), store_id)
+    shape = Completion(turns, bool(body.stream_options and body.stream_options.include_usage), bool(body.echo))
+    if body.stream:
+        return Stream(parts, turns[0], shape) if len(turns) == 1 else SeveralStreams(parts, turns, shape)
+    return Whole(parts, turns[0], shape) if len(turns) == 1 else SeveralWhole(parts, turns, shape)

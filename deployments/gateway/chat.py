@@ -1,0 +1,220 @@
+"""Chat Completions as it looks on the wire: the request."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from deployments.core.config import Settings
+from deployments.core.errors import InvalidRequest, Unsupported
+from deployments.core.ids import new_id
+from deployments.core.types import Message, Principal, Role, Sampling, Tool, Toolbox, ToolCall, Turn
+from deployments.gateway.wire import Part, Words, known, refuse
+
+MAX_TOOLS = 128
+MAX_SCHEMA_BYTES = 64 << 10
+
+_UNBUILT = ("functions", "function_call", "audio", "web_search_options", "logit_bias", "moderation", "prediction", "store")
+_Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+
+
+class TextPart(Part):
+    """A part of a message; only text is understood."""
+
+    type: str
+    text: Words | None = None
+    refusal: Words | None = None
+
+    @property
+    def words(self) -> str | None:
+        """What it says."""
+        return self.refusal if self.type == "refusal" else self.text
+
+
+class CalledFunction(Part):
+    """The function of a call, and its arguments as JSON."""
+
+    name: _Name
+    arguments: Words
+
+
+class Call(Part):
+    """A call that the assistant made."""
+
+    id: str = Field(max_length=256)
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ChatMessage(Part):
+    """One message of the request."""
+
+    role: Literal["developer", "system", "user", "assistant", "tool"]
+    content: Words | list[TextPart] | None = None
+    tool_calls: list[Call] | None = Field(default=None, max_length=MAX_TOOLS)
+    tool_call_id: str | None = Field(default=None, max_length=256)
+
+    @model_validator(mode="after")
+    def _sound(self) -> "ChatMessage":
+        if self.content is None and not self.tool_calls:
+            raise ValueError("content is required")
+        if (self.role == "tool") != (self.tool_call_id is not None):
+            raise ValueError("a message of the role 'tool', and no other, has a tool_call_id")
+        for part in self.content if isinstance(self.content, list) else ():
+            if part.type not in ("text", "input_text", "refusal") or part.words is None:
+                raise ValueError(f"content parts of type '{part.type}' are not supported; send text")
+        return self
+
+    def message(self) -> Message:
+        """As the flow knows it."""
+        text = self.content if isinstance(self.content, str) else "\n".join(part.words or "" for part in self.content or ())
+        role: Role = "system" if self.role == "developer" else self.role
+        calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in self.tool_calls or ())
+        return Message(role, text, calls, self.tool_call_id)
+
+
+class StreamOptions(Part):
+    """What a streamed response carries besides text."""
+
+    include_usage: bool | None = None
+
+
+class ResponseFormat(Part):
+    """The shape of the answer."""
+
+    type: str
+
+
+class Function(Part):
+    """A function that the model may ask for."""
+
+    name: _Name
+    description: Words | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolSpec(Part):
+    """A tool; only functions are understood."""
+
+    type: str
+    function: Function | None = None
+
+
+class ChatRequest(BaseModel):
+    """POST /v1/chat/completions. Unknown fields are ignored, fields that would change the meaning are refused."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    model: str = Field(max_length=256)
+    messages: list[ChatMessage] = Field(min_length=1)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: list[Words] | None = Field(None, max_length=4)
+    n: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    tools: list[ToolSpec] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    def turns(self, caller: Principal, settings: Settings, now: float, store_id: str | None) -> list[Turn]:
+        """What is asked for, as often as it is asked for (`n`), to be answered from that store.
+
+        Raises InvalidRequest, Unsupported or NoSuchModel.
+        """
+        self._check(settings)
+        name, sampling, toolbox = new_id("chatcmpl-"), self._sampling(), self._toolbox()
+        messages = tuple(message.message() for message in self.messages)
+        deadline_s = settings.gateway.deadline_s
+        first = Turn(name, caller, self.model, messages, sampling, int(now), deadline_s, store_id, toolbox)
+        return [first, *(_again(first, number) for number in range(1, self.n or 1))]
+
+    def _check(self, settings: Settings) -> None:
+        limits = settings.gateway
+        refuse(self.model_extra or {}, _UNBUILT)
+        known(self.model)
+        if len(self.messages) > limits.max_messages:
+            raise InvalidRequest(f"at most {limits.max_messages} messages", param="messages", code="too_many_messages")
+        if (self.n or 1) > limits.max_choices:
+            raise Unsupported(f"n is at most {limits.max_choices}", param="n", code="unsupported_value")
+        asked = self.max_completion_tokens or self.max_tokens
+        if asked and asked > limits.max_tokens:
+            name = "max_completion_tokens" if self.max_completion_tokens else "max_tokens"
+            raise InvalidRequest(f"at most {limits.max_tokens} tokens", param=name, code="invalid_value")
+        if any(not text or len(text) > 256 for text in self.stop or ()):
+            raise InvalidRequest("a stop text has 1 to 256 characters", param="stop", code="invalid_value")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequest("top_logprobs goes with logprobs", param="top_logprobs", code="invalid_value")
+        if self.response_format and self.response_format.type not in ("text", "json_object"):
+            message = "response_format is 'text' or 'json_object' for now"
+            raise Unsupported(message, param="response_format.type", code="unsupported_value")
+
+    def _sampling(self) -> Sampling:
+        return Sampling(
+            self.max_completion_tokens or self.max_tokens,
+            self.temperature,
+            self.top_p,
+            self.frequency_penalty,
+            self.presence_penalty,
+            self.seed,
+            tuple(self.stop or ()),
+            (self.top_logprobs or 0) if self.logprobs else None,
+            bool(self.response_format and self.response_format.type == "json_object"),
+        )
+
+    def _toolbox(self) -> Toolbox:
+        tools = tuple(_tool(tool, place) for place, tool in enumerate(self.tools or ()))
+        choice = self.tool_choice or "auto"
+        if isinstance(choice, dict):
+            tools, choice = _chosen(choice, tools)
+        elif choice not in ("auto", "none", "required"):
+            raise Unsupported("tool_choice is auto, none, required or a function", param="tool_choice", code="unsupported_value")
+        if choice == "required" and not tools:
+            raise InvalidRequest("tool_choice 'required' needs tools", param="tool_choice", code="invalid_value")
+        return Toolbox(tools, choice, self.parallel_tool_calls) if tools else Toolbox()
+
+
+def _again(first: Turn, number: int) -> Turn:
+    """The same turn once more; with a seed it gets one of its own, or it would say the same."""
+    seed = None if first.sampling.seed is None else first.sampling.seed + number
+    sampling = msgspec.structs.replace(first.sampling, seed=seed)
+    return msgspec.structs.replace(first, id=f"{first.id}-{number}", sampling=sampling)
+
+
+def _tool(tool: ToolSpec, place: int) -> Tool:
+    if tool.type != "function" or tool.function is None:
+        raise Unsupported("only tools of type 'function' are supported", param=f"tools[{place}].type", code="unsupported_value")
+    function = tool.function
+    parameters = None if function.parameters is None else msgspec.json.encode(function.parameters)
+    if parameters and len(parameters) > MAX_SCHEMA_BYTES:
+        message = f"a schema has at most {MAX_SCHEMA_BYTES} bytes"
+        raise InvalidRequest(message, param=f"tools[{place}].function.parameters", code="invalid_value")
+    return Tool(function.name, function.description, parameters, function.strict)
+
+
+def _chosen(choice: dict[str, Any], tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], str]:
+    """The tools that are left, and the choice among them."""
+    names = {tool.name for tool in tools}
+    named: dict[str, Any] = choice.get("function") or {}
+    if choice.get("type") == "function" and named.get("name") in names:
+        return tools, f"={named['name']}"
+    if choice.get("type") == "allowed_tools":
+        allowed: dict[str, Any] = choice.get("allowed_tools") or {}
+        kept = {(one.get("function") or {}).get("name") for one in allowed.get("tools") or ()}
+        if kept <= names and allowed.get("mode") in ("auto", "required"):
+            return tuple(tool for tool in tools if tool.name in kept), str(allowed["mode"])
+    raise Unsupported("tool_choice names functions among the tools", param="tool_choice", code="unsupported_value")

@@ -1,0 +1,35 @@
+"""Cuts a text at the first of some stop texts, wherever the pieces break; sans-I/O."""
+
+from collections.abc import Sequence
+
+
+class Stops:
+    """Feed it pieces, get what may be said: nothing of a stop text ever, and what may become one only once it has not."""
+
+    def __init__(self, stops: Sequence[str]):
+        self.stopped = False
+        self._stops = stops
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        """What may be said now that the model has written `text`."""
+        if not self._stops:
+            return text
+        text, self._held = self._held + text, ""
+        found = min((place for stop in self._stops if (place := text.find(stop)) >= 0), default=-1)
+        if self.stopped or found >= 0:
+            said, self.stopped = "" if self.stopped else text[:found], True
+            return said
+        hold = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - hold :]
+        return text[: len(text) - hold]
+
+    def flush(self) -> str:
+        """What was held back, now that nothing follows."""
+        held, self._held = self._held, ""
+        return "" if self.stopped else held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of the text begin the stop text."""
+    return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
