@@ -9,6 +9,7 @@ from deployments.core.errors import HeadraceError
 from deployments.gateway import envelope
 from deployments.gateway.api import (
     chat_completions,
+    completions,
     conversations,
     documents,
     embeddings,

@@ -114,9 +114,8 @@ class Choice:
             case Cited():
                 self.annotations.append(annotation(delta))
             case Called():
-                call = self.calls.setdefault(
-                    delta.index, {"id": delta.call_id, "type": "function", "function": {"name": delta.name, "arguments": ""}}
-                )
+                function = {"name": delta.name, "arguments": ""}
+                call = self.calls.setdefault(delta.index, {"id": delta.call_id, "type": "function", "function": function})
                 call["function"]["arguments"] += delta.arguments
             case Finished():
                 self.finished = delta

@@ -7,7 +7,10 @@ from deployments.core.types import Citation, Cited, Delta, Text
 
 
 def spoken(log: Sequence[Delta]) -> str:
-    """What the model has said, as the log holds it: our citation markers are cut out, with the space before each."""
+    """What the model has said, as the log holds it: our citation markers are cut out, with the space before each.
+
+    A marker and its citation are recorded in one step, so the log never ends between them.
+    """
     text = "".join(delta.text for delta in log if isinstance(delta, Text))
     for citation in sorted((delta.citation for delta in log if isinstance(delta, Cited)), key=lambda cited: -cited.start):
         text = text[: max(0, citation.start - 1)] + text[citation.end :]

@@ -33,6 +33,8 @@ def test_a_cut_after_any_delta_is_gone_on_with_as_if_there_had_been_none(size: i
     text, citations = whole(log)
     assert len(citations) >= 3
     for cut in range(1, len(log)):
+        if isinstance(log[cut], Cited):
+            continue  # a marker and its citation are recorded in one step
         before = log[:cut]
         said = spoken(before)
         assert ANSWER.startswith(said)
