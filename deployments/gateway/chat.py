@@ -14,7 +14,7 @@ from deployments.gateway.wire import Part, Words, known, refuse
 MAX_TOOLS = 128
 MAX_SCHEMA_BYTES = 64 << 10
 
-_UNBUILT = ("functions", "function_call", "audio", "web_search_options", "logit_bias", "moderation", "prediction", "store")
+_UNBUILT = ("functions", "function_call", "audio", "web_search_options", "logit_bias", "moderation", "store")
 _Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
@@ -41,7 +41,7 @@ class CalledFunction(Part):
 class Call(Part):
     """A call that the assistant made."""
 
-    id: str = Field(max_length=256)
+    id: Annotated[Words, Field(max_length=256)]
     type: Literal["function"] = "function"
     function: CalledFunction
 
@@ -52,12 +52,14 @@ class ChatMessage(Part):
     role: Literal["developer", "system", "user", "assistant", "tool"]
     content: Words | list[TextPart] | None = None
     tool_calls: list[Call] | None = Field(default=None, max_length=MAX_TOOLS)
-    tool_call_id: str | None = Field(default=None, max_length=256)
+    tool_call_id: Annotated[Words, Field(max_length=256)] | None = None
 
     @model_validator(mode="after")
     def _sound(self) -> "ChatMessage":
         if self.content is None and not self.tool_calls:
             raise ValueError("content is required")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only the assistant makes tool_calls")
         if (self.role == "tool") != (self.tool_call_id is not None):
             raise ValueError("a message of the role 'tool', and no other, has a tool_call_id")
         for part in self.content if isinstance(self.content, list) else ():
@@ -101,6 +103,34 @@ class ToolSpec(Part):
     function: Function | None = None
 
 
+class Named(Part):
+    """A function by its name."""
+
+    name: _Name
+
+
+class NamedTool(Part):
+    """One of the request's tools."""
+
+    type: Literal["function"] = "function"
+    function: Named
+
+
+class Allowed(Part):
+    """The tools that are left, and whether one must be called."""
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(max_length=MAX_TOOLS)
+
+
+class ToolChoice(Part):
+    """Whether a function must be called, and which may be."""
+
+    type: Literal["none", "auto", "required", "function", "allowed_tools"]
+    function: Named | None = None
+    allowed_tools: Allowed | None = None
+
+
 class ChatRequest(BaseModel):
     """POST /v1/chat/completions. Unknown fields are ignored, fields that would change the meaning are refused."""
 
@@ -123,13 +153,19 @@ class ChatRequest(BaseModel):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     tools: list[ToolSpec] | None = Field(None, max_length=MAX_TOOLS)
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    modalities: list[Words] | None = Field(None, max_length=8)
 
     @field_validator("stop", mode="before")
     @classmethod
     def _one_stop(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("tool_choice", mode="before")
+    @classmethod
+    def _short_choice(cls, value: object) -> object:
+        return {"type": value} if isinstance(value, str) else value
 
     def turns(self, caller: Principal, settings: Settings, now: float, store_id: str | None) -> list[Turn]:
         """What is asked for, as often as it is asked for (`n`), to be answered from that store.
@@ -157,6 +193,8 @@ class ChatRequest(BaseModel):
             raise InvalidRequest(f"at most {limits.max_tokens} tokens", param=name, code="invalid_value")
         if any(not text or len(text) > 256 for text in self.stop or ()):
             raise InvalidRequest("a stop text has 1 to 256 characters", param="stop", code="invalid_value")
+        if set(self.modalities or ()) - {"text"}:
+            raise Unsupported("answers are text", param="modalities", code="unsupported_value")
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs goes with logprobs", param="top_logprobs", code="invalid_value")
         if self.response_format and self.response_format.type not in ("text", "json_object"):
@@ -178,11 +216,7 @@ class ChatRequest(BaseModel):
 
     def _toolbox(self) -> Toolbox:
         tools = tuple(_tool(tool, place) for place, tool in enumerate(self.tools or ()))
-        choice = self.tool_choice or "auto"
-        if isinstance(choice, dict):
-            tools, choice = _chosen(choice, tools)
-        elif choice not in ("auto", "none", "required"):
-            raise Unsupported("tool_choice is auto, none, required or a function", param="tool_choice", code="unsupported_value")
+        tools, choice = _chosen(self.tool_choice, tools) if self.tool_choice else (tools, "auto")
         if choice == "required" and not tools:
             raise InvalidRequest("tool_choice 'required' needs tools", param="tool_choice", code="invalid_value")
         return Toolbox(tools, choice, self.parallel_tool_calls) if tools else Toolbox()
@@ -198,23 +232,25 @@ def _again(first: Turn, number: int) -> Turn:
 def _tool(tool: ToolSpec, place: int) -> Tool:
     if tool.type != "function" or tool.function is None:
         raise Unsupported("only tools of type 'function' are supported", param=f"tools[{place}].type", code="unsupported_value")
-    function = tool.function
-    parameters = None if function.parameters is None else msgspec.json.encode(function.parameters)
+    function, param = tool.function, f"tools[{place}].function.parameters"
+    try:
+        parameters = None if function.parameters is None else msgspec.json.encode(function.parameters)
+    except (ValueError, RecursionError):  # half of a surrogate pair, or deeper than any schema
+        raise InvalidRequest("the schema is no JSON that can be passed on", param=param, code="invalid_value") from None
     if parameters and len(parameters) > MAX_SCHEMA_BYTES:
-        message = f"a schema has at most {MAX_SCHEMA_BYTES} bytes"
-        raise InvalidRequest(message, param=f"tools[{place}].function.parameters", code="invalid_value")
+        raise InvalidRequest(f"a schema has at most {MAX_SCHEMA_BYTES} bytes", param=param, code="invalid_value")
     return Tool(function.name, function.description, parameters, function.strict)
 
 
-def _chosen(choice: dict[str, Any], tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], str]:
+def _chosen(choice: ToolChoice, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], str]:
     """The tools that are left, and the choice among them."""
     names = {tool.name for tool in tools}
-    named: dict[str, Any] = choice.get("function") or {}
-    if choice.get("type") == "function" and named.get("name") in names:
-        return tools, f"={named['name']}"
-    if choice.get("type") == "allowed_tools":
-        allowed: dict[str, Any] = choice.get("allowed_tools") or {}
-        kept = {(one.get("function") or {}).get("name") for one in allowed.get("tools") or ()}
-        if kept <= names and allowed.get("mode") in ("auto", "required"):
-            return tuple(tool for tool in tools if tool.name in kept), str(allowed["mode"])
-    raise Unsupported("tool_choice names functions among the tools", param="tool_choice", code="unsupported_value")
+    if choice.type in ("none", "auto", "required"):
+        return tools, choice.type
+    if choice.type == "function" and choice.function and choice.function.name in names:
+        return tools, f"={choice.function.name}"
+    if choice.type == "allowed_tools" and choice.allowed_tools:
+        kept = {one.function.name for one in choice.allowed_tools.tools}
+        if kept <= names:
+            return tuple(tool for tool in tools if tool.name in kept), choice.allowed_tools.mode
+    raise InvalidRequest("tool_choice names functions among the tools", param="tool_choice", code="invalid_value")

@@ -10,6 +10,9 @@ from deployments.core.types import Called, Cancelled, Cited, Delta, Failed, Fini
 from deployments.gateway import envelope
 from deployments.gateway.wire import FINGERPRINT, MAX_EVENT_CHARS, usage
 
+MAX_EVENT_TOKENS = 16
+"""Tokens whose probabilities go into one event: each takes about 2 KiB with 20 others."""
+
 _encode = msgspec.json.encode
 
 
@@ -56,7 +59,7 @@ class ChatStream:
         match delta:
             case Text(text=text, logprobs=logprobs):
                 if logprobs:
-                    return self._chunk({"content": text}, index, logprobs=logprobs)
+                    return self._told(text, logprobs, index)
                 pieces = [text[i : i + MAX_EVENT_CHARS] for i in range(0, len(text), MAX_EVENT_CHARS)]
                 return b"".join([self._text_heads[index] + _encode(piece) + self._text_tail for piece in pieces])
             case Cited():
@@ -66,10 +69,20 @@ class ChatStream:
                 return self._chunk({"tool_calls": [_fragment(delta)]}, index)
             case Finished(reason=reason, usage=used):
                 return self._end(index, reason, used)
+            case Cancelled():
+                return self._end(index, "stop", Usage())
             case Failed():
                 return self.failed(envelope.Broken(delta))
             case _:
                 return b""
+
+    def _told(self, text: str, logprobs: Sequence[Logprob], index: int) -> bytes:
+        """Text with its tokens' probabilities, a few tokens an event."""
+        events: list[bytes] = []
+        while text or logprobs:
+            events.append(self._chunk({"content": text[:MAX_EVENT_CHARS]}, index, logprobs=logprobs[:MAX_EVENT_TOKENS]))
+            text, logprobs = text[MAX_EVENT_CHARS:], logprobs[MAX_EVENT_TOKENS:]
+        return b"".join(events)
 
     def _end(self, index: int, reason: str, used: Usage) -> bytes:
         self._left -= 1

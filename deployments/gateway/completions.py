@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from deployments.core.config import Settings
 from deployments.core.errors import HeadraceError, InvalidRequest, Unsupported
 from deployments.core.ids import new_id
-from deployments.core.types import Delta, Failed, Finished, Message, Principal, Sampling, Text, Turn, Usage
+from deployments.core.types import Cancelled, Delta, Failed, Finished, Message, Principal, Sampling, Text, Turn, Usage
 from deployments.gateway import envelope
 from deployments.gateway.chat import StreamOptions
 from deployments.gateway.wire import FINGERPRINT, MAX_EVENT_CHARS, Words, known, refuse, usage
@@ -44,56 +44,64 @@ class CompletionRequest(BaseModel):
         return [value] if isinstance(value, str) else value
 
     def turns(self, caller: Principal, settings: Settings, now: float, store_id: str | None) -> list[Turn]:
-        """A turn for each prompt; raises InvalidRequest, Unsupported or NoSuchModel."""
-        limits = settings.gateway
+        """The turns of each prompt, `n` for each; raises InvalidRequest, Unsupported or NoSuchModel."""
+        self._check(settings)
+        prompts, sampling, first = self._prompts(settings.gateway.max_choices), self._sampling(), new_id("cmpl-")
+        names = [f"{first}-{place}" if place else first for place in range(len(prompts))]
+        made = int(now), settings.gateway.deadline_s, store_id
+        return [
+            Turn(name, caller, self.model, (Message("user", prompt),), _seeded(sampling, place % (self.n or 1)), *made)
+            for place, (name, prompt) in enumerate(zip(names, prompts, strict=True))
+        ]
+
+    def _prompts(self, most: int) -> list[str]:
+        """Each prompt as often as it is to be answered."""
+        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        texts = [prompt for prompt in prompts if isinstance(prompt, str) and prompt]
+        if not texts or len(texts) < len(prompts):
+            raise Unsupported("prompt is text, or a list of texts; token ids are not taken", param="prompt", code="unsupported_value")
+        if len(texts) > most:
+            raise InvalidRequest(f"at most {most} prompts", param="prompt", code="too_many_prompts")
+        if len(texts) * (self.n or 1) > most:
+            raise Unsupported(f"at most {most} answers: prompts times n", param="n", code="unsupported_value")
+        return [text for text in texts for _ in range(self.n or 1)]
+
+    def _check(self, settings: Settings) -> None:
         refuse(self.model_extra or {}, _UNBUILT)
         known(self.model)
-        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
-        if not prompts or not all(isinstance(prompt, str) and prompt for prompt in prompts):
-            raise Unsupported("prompt is text, or a list of texts; token ids are not taken", param="prompt", code="unsupported_value")
-        if len(prompts) > limits.max_choices:
-            raise InvalidRequest(f"at most {limits.max_choices} prompts", param="prompt", code="too_many_prompts")
-        for name, value in (("n", self.n), ("best_of", self.best_of)):
-            if value not in (None, 1):
-                raise Unsupported(f"only {name}=1 is supported", param=name, code="unsupported_value")
-        if self.max_tokens and self.max_tokens > limits.max_tokens:
-            raise InvalidRequest(f"at most {limits.max_tokens} tokens", param="max_tokens", code="invalid_value")
+        if self.best_of not in (None, 1):
+            raise Unsupported("only best_of=1 is supported", param="best_of", code="unsupported_value")
+        if self.max_tokens and self.max_tokens > settings.gateway.max_tokens:
+            raise InvalidRequest(f"at most {settings.gateway.max_tokens} tokens", param="max_tokens", code="invalid_value")
         if any(not text or len(text) > 256 for text in self.stop or ()):
             raise InvalidRequest("a stop text has 1 to 256 characters", param="stop", code="invalid_value")
-        sampling = Sampling(
-            self.max_tokens, self.temperature, self.top_p, self.frequency_penalty, self.presence_penalty, self.seed, tuple(self.stop or ())
-        )
-        name = new_id("cmpl-")
-        return [
-            Turn(
-                f"{name}-{place}" if place else name,
-                caller,
-                self.model,
-                (Message("user", str(prompt)),),
-                sampling,
-                int(now),
-                limits.deadline_s,
-                store_id,
-            )
-            for place, prompt in enumerate(prompts)
-        ]
+
+    def _sampling(self) -> Sampling:
+        penalties = self.frequency_penalty, self.presence_penalty
+        return Sampling(self.max_tokens, self.temperature, self.top_p, *penalties, self.seed, tuple(self.stop or ()))
+
+
+def _seeded(sampling: Sampling, number: int) -> Sampling:
+    """The sampling of one of several answers to a prompt; with a seed each gets one of its own, or all would say the same."""
+    return sampling if sampling.seed is None else msgspec.structs.replace(sampling, seed=sampling.seed + number)
 
 
 class Completion:
     """Deltas of one answer, or of several, to a legacy completion, streamed or whole; sans-I/O."""
 
-    def __init__(self, turns: Sequence[Turn], include_usage: bool = False, echo: bool = False):
+    def __init__(self, turns: Sequence[Turn], choices: int = 1, include_usage: bool = False, echo: bool = False):
         turn = turns[0]
         self._fixed = {"id": turn.id, "object": "text_completion", "created": turn.created, "model": turn.model}
         self._fixed["system_fingerprint"] = FINGERPRINT
         self._include_usage = include_usage
+        self._choices = choices
         self._echoes = [turn.messages[0].content if echo else "" for turn in turns]
         self._texts = [[echoed] for echoed in self._echoes]
         self._ends: dict[int, Finished] = {}
 
     def start(self) -> bytes:
         """The prompts, where they are to be repeated."""
-        return b"".join(self._chunk(text, index) for index, text in enumerate(self._echoes) if text)
+        return b"".join(self._text(text, index) for index, text in enumerate(self._echoes))
 
     def encode(self, deltas: Sequence[Delta], index: int = 0) -> bytes:
         """The events of some deltas of one answer."""
@@ -109,8 +117,8 @@ class Completion:
             match delta:
                 case Text(text=text):
                     self._texts[index].append(text)
-                case Finished():
-                    self._ends[index] = delta
+                case Finished() | Cancelled():
+                    self._ends[index] = _end(delta)
                 case Failed():
                     raise envelope.Broken(delta)
                 case _:
@@ -123,28 +131,40 @@ class Completion:
     def _event(self, delta: Delta, index: int) -> bytes:
         match delta:
             case Text(text=text):
-                pieces = [text[i : i + MAX_EVENT_CHARS] for i in range(0, len(text), MAX_EVENT_CHARS)]
-                return b"".join([self._chunk(piece, index) for piece in pieces])
-            case Finished(reason=reason):
-                self._ends[index] = delta
-                last = self._chunk("", index, reason)
-                if len(self._ends) < len(self._texts):
-                    return last
-                counts = self._fixed | {"choices": [], "usage": usage(self._used())}
-                return last + (b"data: " + _encode(counts) + b"\n\n" if self._include_usage else b"") + b"data: [DONE]\n\n"
+                return self._text(text, index)
+            case Finished() | Cancelled():
+                self._ends[index] = _end(delta)
+                return self._last(index)
             case Failed():
                 return self.failed(envelope.Broken(delta))
             case _:
                 return b""
 
+    def _text(self, text: str, index: int) -> bytes:
+        pieces = [text[i : i + MAX_EVENT_CHARS] for i in range(0, len(text), MAX_EVENT_CHARS)]
+        return b"".join([self._chunk(piece, index) for piece in pieces])
+
+    def _last(self, index: int) -> bytes:
+        """The end of one answer, with that of the stream behind the last of them."""
+        last = self._chunk("", index, self._ends[index].reason)
+        if len(self._ends) < len(self._texts):
+            return last
+        counts = self._fixed | {"choices": [], "usage": usage(self._used())}
+        return last + (b"data: " + _encode(counts) + b"\n\n" if self._include_usage else b"") + b"data: [DONE]\n\n"
+
     def _used(self) -> Usage:
-        used = [end.usage for end in self._ends.values()]
-        return Usage(sum(one.prompt_tokens for one in used), sum(one.completion_tokens for one in used))
+        """All tokens; those of a prompt count once, however often it was answered."""
+        prompts = [end.usage.prompt_tokens for place, end in self._ends.items() if place % self._choices == 0]
+        return Usage(sum(prompts), sum(end.usage.completion_tokens for end in self._ends.values()))
 
     def _chunk(self, text: str, index: int, reason: str | None = None) -> bytes:
         shape: dict[str, Any] = self._fixed | {"choices": [_choice(text, index, reason)], "usage": None}
         return b"data: " + _encode(shape) + b"\n\n"
 
 
+def _end(delta: Finished | Cancelled) -> Finished:
+    return delta if isinstance(delta, Finished) else Finished(delta.seq, "stop", Usage(), delta.at)
+
+
 def _choice(text: str, index: int, reason: str | None) -> dict[str, Any]:
-    return {"text": text, "index": index, "logprobs": None, "finish_reason": reason or None}
+    return {"text": text, "index": index, "logprobs": None, "finish_reason": reason}

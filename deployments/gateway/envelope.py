@@ -86,6 +86,6 @@ def _path(location: tuple[int | str, ...]) -> str | None:
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part.islower():  # pydantic adds the names of union members, which are no fields
+        elif part.islower() and part.isidentifier():  # pydantic adds the names of union members, which are no fields
             path += f".{part}" if path else part
     return path or None

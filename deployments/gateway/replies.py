@@ -114,16 +114,17 @@ def nudging(follower: Follower, every_s: float) -> Generator[None]:
         timer.cancel()
 
 
-async def _first(follower: Follower) -> list[Delta]:
-    """The deltas up to and with the first that says something; raises Broken where that is a failure."""
+async def _first(follower: Follower, within_s: float) -> list[Delta]:
+    """The deltas up to and with the first that says something, or what has come until then; raises Broken where that is a failure."""
     read: list[Delta] = []
-    while True:
-        read += await follower.read()
-        said = [delta for delta in read if not isinstance(delta, Opened)]
-        if said and isinstance(said[0], Failed):
-            raise Broken(said[0])
-        if said:
-            return read
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while all(isinstance(delta, Opened) for delta in read):
+                read += await follower.read()
+    said = next((delta for delta in read if not isinstance(delta, Opened)), None)
+    if isinstance(said, Failed):
+        raise Broken(said)
+    return read
 
 
 class Encodes(Protocol):
@@ -178,20 +179,13 @@ class Stream(_Reply):
         self._encoder = encoder
 
     async def _answer(self, client: Client, follower: Follower) -> None:
-        deltas = await self._begin(follower)
+        deltas = await _first(follower, self._limits.commit_s)
         await client.send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
         try:
             with nudging(follower, self._limits.keep_alive_s):
                 await self._write(follower, deltas, client)
         except HeadraceError as error:
             await client.send({"type": "http.response.body", "body": self._encoder.failed(error)})
-
-    async def _begin(self, follower: Follower) -> list[Delta]:
-        """What is said first; [] where that takes so long that the stream is begun without it."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.commit_s):
-                return await _first(follower)
-        return []
 
     async def _write(self, follower: Follower, deltas: list[Delta], client: Client) -> None:
         body = self._encoder.start()

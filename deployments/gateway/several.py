@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.core.errors import HeadraceError
 from deployments.core.follow import Follower
-from deployments.core.types import Delta, Failed, Last, Turn
+from deployments.core.types import Delta, Failed, Last, Opened, Turn
 from deployments.gateway.context import Context
 from deployments.gateway.envelope import Broken
 from deployments.gateway.replies import STREAM_HEADERS, Client, answering, nudging
@@ -80,7 +80,7 @@ class SeveralStreams(Response):
         limits = self._parts.settings.gateway
         running = together(self._parts, self._turns, limits.keep_alive_s)
         async with Client(receive, send, limits.send_timeout_s) as client, running as arrivals:
-            index, deltas = await _spoken(arrivals)
+            index, deltas = await _first(arrivals, limits.commit_s)
             await client.send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
             try:
                 await self._write(client, arrivals, index, deltas)
@@ -122,15 +122,18 @@ class SeveralWhole(Response):
             await client.send({"type": "http.response.body", "body": body})
 
 
-async def _spoken(arrivals: Arrivals) -> tuple[int, list[Delta]]:
-    """The first arrival that says something, or the first beat; raises Broken where it is a failure."""
-    while True:
-        index, deltas = _checked(await arrivals.get())
-        said = [delta for delta in deltas if delta.seq > 0]
-        if said and isinstance(said[0], Failed):
-            raise Broken(said[0])
-        if said or not deltas:
-            return index, deltas
+async def _first(arrivals: Arrivals, within_s: float) -> tuple[int, list[Delta]]:
+    """The first arrival that says something, or none within that time; raises Broken where it is a failure."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while True:
+                index, deltas = _checked(await arrivals.get())
+                said = [delta for delta in deltas if not isinstance(delta, Opened)]
+                if said and isinstance(said[0], Failed):
+                    raise Broken(said[0])
+                if said:
+                    return index, deltas
+    return 0, []
 
 
 def _checked(arrival: tuple[int, list[Delta] | HeadraceError]) -> tuple[int, list[Delta]]:

@@ -18,13 +18,12 @@ from deployments.core.errors import BackendFailed, ContextTooLong, DeadlineExcee
 from deployments.core.patience import Patience
 from deployments.core.types import Generation, Message, Tool, Toolbox
 from deployments.generator.grammar import quoting
-from deployments.generator.resumed import spoken
+from deployments.generator.resumed import estimate, spoken
 from deployments.generator.sse import EventReader, Piece
 
 _logger = logging.getLogger("headrace.generator")
 
 _LONGEST_RETRY_AFTER_S = 60.0
-_CHARS_PER_TOKEN = 4
 
 
 class Backend:
@@ -54,7 +53,7 @@ class Backend:
                     yield piece
                     if piece.done:
                         return
-                    if piece.text:
+                    if piece.text or piece.calls:
                         limit.until = min(last, loop.time() + self._settings.inter_token_timeout_s)
         except openai.APIStatusError as error:
             raise _refused(error) from error
@@ -90,17 +89,18 @@ class Backend:
         sampling, toolbox = generation.sampling, generation.toolbox
         said = spoken(generation.log.written)
         messages = [_message(message) for message in generation.messages]
+        quotes = bool(generation.quotes) and not toolbox.tools and not sampling.json_object  # these are held to a grammar of their own
         limit = sampling.max_tokens or self._settings.default_max_tokens
         if said:  # the model goes on with a last message of its own
             messages.append({"role": "assistant", "content": said})
-            limit = max(1, limit - len(said) // _CHARS_PER_TOKEN)
+            limit = max(1, limit - estimate(said))
         wanted: dict[str, Any] = {
             "model": self._model,
             "messages": messages,
             "stream": True,
             "stream_options": {"include_usage": True},
             "max_tokens": limit,
-            "temperature": 0.0 if generation.quotes and sampling.temperature is None else sampling.temperature,
+            "temperature": 0.0 if quotes and sampling.temperature is None else sampling.temperature,
             "top_p": sampling.top_p,
             "frequency_penalty": sampling.frequency_penalty,
             "presence_penalty": sampling.presence_penalty,
@@ -112,7 +112,7 @@ class Backend:
             "tools": [_tool(tool) for tool in toolbox.tools] or None,
             "tool_choice": _choice(toolbox) if toolbox.tools else None,
             "parallel_tool_calls": toolbox.parallel,
-            "grammar": quoting(generation.quotes) if generation.quotes else None,
+            "grammar": quoting(generation.quotes, said=said) if quotes else None,
         }
         return {name: value for name, value in wanted.items() if value is not None}
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from deployments.core.types import Logprob
+
 
 class Stops:
     """Feed it pieces, get what may be said: nothing of a stop text ever, and what may become one only once it has not."""
@@ -28,6 +30,24 @@ class Stops:
         """What was held back, now that nothing follows."""
         held, self._held = self._held, ""
         return "" if self.stopped else held
+
+
+class Spoken:
+    """Holds the probabilities of tokens back until their text has been said, so that those of a stop text are not told either."""
+
+    def __init__(self) -> None:
+        self._held: list[Logprob] = []
+        self._chars = 0
+
+    def feed(self, logprobs: Sequence[Logprob], said: str) -> list[Logprob]:
+        """The tokens that have been said now that the model has written some and `said` has passed."""
+        self._held += logprobs
+        self._chars += len(said)
+        told: list[Logprob] = []
+        while self._held and len(self._held[0].token) <= self._chars:
+            told.append(self._held.pop(0))
+            self._chars -= len(told[-1].token)
+        return told
 
 
 def _overlap(text: str, stop: str) -> int:

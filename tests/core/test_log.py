@@ -3,6 +3,9 @@
 import asyncio
 import random
 import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -14,7 +17,7 @@ from deployments.core.log import read, stream_key
 from deployments.core.outbox import REPLY_S, Outbox
 from deployments.core.types import Citation, Cited, Delta, Failed, Finished, LogRef, Opened, Outcome, Text, Usage
 from deployments.core.valkey import connect
-from tests.conftest import Server
+from tests.conftest import Server, redis_program
 from tests.fakes import until
 
 SETTINGS = config.Log(tick_ms=2, stall_s=3)
@@ -29,6 +32,15 @@ async def collect(follower: Follower) -> list[Delta]:
     while not deltas or not isinstance(deltas[-1], Finished | Failed):
         deltas += await follower.read()
     return deltas
+
+
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def valkey_server(request: pytest.FixtureRequest, valkey_program: str) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder), valkey_program if request.param == "valkey" else redis_program())
+        server.start()
+        yield server
+        server.kill()
 
 
 @pytest.fixture

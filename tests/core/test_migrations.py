@@ -4,6 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect
@@ -17,14 +18,16 @@ def url_in(folder: Path) -> str:
     return f"sqlite+aiosqlite:///{folder / 'headrace.db'}"
 
 
-async def test_the_migrations_make_what_the_models_describe(tmp_path: Path) -> None:
-    await migrate(url_in(tmp_path))
+@pytest.mark.parametrize("engine_name", ["sqlite", "postgresql"])
+async def test_the_migrations_make_what_the_models_describe(tmp_path: Path, engine_name: str, request: pytest.FixtureRequest) -> None:
+    url = url_in(tmp_path) if engine_name == "sqlite" else request.getfixturevalue("postgres").empty()
+    await migrate(url)
 
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         return list(compare_metadata(context, Base.metadata))
 
-    engine = open_engine(url_in(tmp_path))
+    engine = open_engine(url)
     async with engine.connect() as connection:
         assert await connection.run_sync(differences) == []
     await engine.dispose()

@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -12,11 +15,20 @@ from deployments.core.follow import Follower, Hub
 from deployments.core.log import read, seize, stream_key
 from deployments.core.outbox import Outbox
 from deployments.core.types import Cancelled, Delta, Failed, Finished, LogRef, Opened, Outcome, Text, Usage
-from tests.conftest import Server
+from tests.conftest import Server, redis_program
 from tests.fakes import until
 
 SETTINGS = config.Log(tick_ms=2, stall_s=3)
 REF = LogRef("r1", "t1", (), record=True, shared=True)
+
+
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def valkey_server(request: pytest.FixtureRequest, valkey_program: str) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder), valkey_program if request.param == "valkey" else redis_program())
+        server.start()
+        yield server
+        server.kill()
 
 
 @pytest.fixture

@@ -2,8 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
@@ -15,32 +14,11 @@ from deployments.core.ids import new_id
 from deployments.core.jobs import INGEST, Job
 from deployments.core.store import Store, TenantStore
 from deployments.core.types import Chunk
-from tests.fakes import Clock, database, tenant
+from tests.fakes import Clock
 
 TEXT = "First part. Second part."
 CHUNKS = [Chunk(0, TEXT[:11], ("Title",), 0, 11, 3), Chunk(1, TEXT[12:], ("Title", "More"), 12, 24, 3)]
 VECTORS = np.eye(2, 4, dtype=np.float32)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[Store]:
-    async with database(tmp_path, clock) as store:
-        yield store
-
-
-@pytest.fixture
-async def acme(store: Store) -> TenantStore:
-    return store.of(await tenant(store, "acme"))
-
-
-@pytest.fixture
-async def other(store: Store) -> TenantStore:
-    return store.of(await tenant(store, "other"))
 
 
 async def queued(mine: TenantStore, count: int = 1) -> tuple[str, list[str]]:
@@ -254,7 +232,7 @@ asyncio.run(main(sys.argv[1]))
 
 async def test_processes_at_once_never_hold_the_same_work_nor_meet_a_lock(acme: TenantStore, store: Store) -> None:
     store_id, files = await queued(acme, 40)
-    url = str(store.engine.url)
+    url = store.engine.url.render_as_string(hide_password=False)
     command = (sys.executable, "-c", WORKER, url)
     workers = [
         await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE) for _ in range(3)

@@ -16,7 +16,8 @@ async def create(body: CompletionRequest, parts: Parts, caller: Asker) -> Respon
     """Answer one prompt, or several side by side, streamed or whole."""
     store_id = None if body.model == DIRECT else await parts.default_store(caller)
     turns = body.turns(caller, parts.settings, parts.store.clock(), store_id)
-    shape = Completion(turns, bool(body.stream_options and body.stream_options.include_usage), bool(body.echo))
+    include_usage = bool(body.stream_options and body.stream_options.include_usage)
+    shape = Completion(turns, body.n or 1, include_usage, bool(body.echo))
     if body.stream:
         return Stream(parts, turns[0], shape) if len(turns) == 1 else SeveralStreams(parts, turns, shape)
     return Whole(parts, turns[0], shape) if len(turns) == 1 else SeveralWhole(parts, turns, shape)

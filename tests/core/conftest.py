@@ -1,0 +1,36 @@
+"""The database of the core's tests, on both engines."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from deployments.core.store import Store, TenantStore
+from deployments.core.vault import Vault
+from tests.fakes import ROOT, Clock, database, tenant
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Store]:
+    if request.param == "sqlite":
+        async with database(tmp_path, clock) as store:
+            yield store
+        return
+    store = Store(request.getfixturevalue("postgres").database(), Vault(ROOT), clock)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def acme(store: Store) -> TenantStore:
+    return store.of(await tenant(store, "acme"))
+
+
+@pytest.fixture
+async def other(store: Store) -> TenantStore:
+    return store.of(await tenant(store, "other"))
