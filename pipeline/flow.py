@@ -138,6 +138,8 @@ class Flow:
         try:
             route = await self.routes.route(turn, vector)
             passages = await search if route.retrieve or turn.search else ()
+            if turn.search:
+                passages = tuple(passage for passage in passages if passage.score >= turn.search.min_score)
         finally:
             search.cancel()
         if turn.search and not any(isinstance(delta, Searched) for delta in writer.written):

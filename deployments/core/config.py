@@ -34,7 +34,7 @@ class Scaling(Section):
 class Gateway(Section):
     """The HTTP edge of the application and the bounds of a request."""
 
-    scaling: Scaling = Scaling(max_ongoing=1024, target_ongoing=200)
+    scaling: Scaling = Scaling(max_ongoing=4096, target_ongoing=200)
     max_body_bytes: int = Field(default=1 << 20, ge=1024, description="Largest body of a request that is not an upload.")
     max_upload_bytes: int = Field(default=32 << 20, ge=1024, description="Largest file that may be ingested.")
     max_messages: int = Field(default=512, ge=1, description="Messages in one request.")

@@ -5,7 +5,8 @@ replay sends the same bytes under the same numbers. Ids of items derive from the
 """
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import zip_longest
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -31,14 +32,19 @@ from deployments.core.types import (
     Usage,
 )
 from deployments.gateway import envelope
+from deployments.gateway.wire import MAX_EVENT_CHARS
 
-MAX_DELTA_CHARS = 8000
-"""Text of one event: readers built on aiohttp die on lines over 64 KiB, and a character may take six bytes of JSON."""
+MAX_EVENT_LOGPROBS = 16
+"""Probabilities of one event, each with up to 20 alternatives of some 100 bytes; for the same readers as MAX_EVENT_CHARS."""
+
+MAX_RESULTS_BYTES = 40_000
+"""Text of all results of a search together."""
 
 ERROR_CODES = ("server_error", "rate_limit_exceeded", "invalid_prompt", "vector_store_timeout")
 """What `response.error.code` may be."""
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_Sliced = TypeVar("_Sliced", str, list[dict[str, Any]])
 _encode = msgspec.json.encode
 
 
@@ -120,9 +126,10 @@ class ResponseEvents:
         return self._drain()
 
     def feed(self, deltas: Sequence[Delta]) -> list[Event]:
-        """The events of some deltas."""
+        """The events of some deltas; none once the response has ended."""
         for delta in deltas:
-            self._take(delta)
+            if not self.ended:
+                self._take(delta)
         return self._drain()
 
     def response(self) -> dict[str, Any]:
@@ -165,8 +172,8 @@ class ResponseEvents:
         message.parts.append(delta.text)
         logprobs = [_logprob(one) for one in delta.logprobs]
         message.logprobs += logprobs
-        for start in range(0, len(delta.text), MAX_DELTA_CHARS):
-            piece, with_it = delta.text[start : start + MAX_DELTA_CHARS], [] if start else logprobs
+        groups = _pieces(logprobs, MAX_EVENT_LOGPROBS)
+        for piece, with_it in zip_longest(_pieces(delta.text, MAX_EVENT_CHARS), groups, fillvalue=""):
             head = b'{"type":"response.output_text.delta","sequence_number":%d' % self._number
             data = b'%b%b%b,"logprobs":%b}' % (head, message.delta_head, _encode(piece), _encode(with_it) if with_it else b"[]")
             self._out.append(Event(self._number, "response.output_text.delta", data))
@@ -199,7 +206,8 @@ class ResponseEvents:
         place = {"item_id": item["id"], "output_index": 0}
         self._event("response.file_search_call.completed", place)
         item["status"] = "completed"
-        item["results"] = [_result(hit) for hit in hits] if self._results else None
+        most_bytes = MAX_RESULTS_BYTES // max(1, len(hits))
+        item["results"] = [_result(hit, most_bytes) for hit in hits] if self._results else None
         self._event("response.output_item.done", {"output_index": 0, "item": item})
 
     def _call(self, delta: Called) -> None:
@@ -210,10 +218,10 @@ class ResponseEvents:
             item |= {"call_id": delta.call_id or f"call_{self._hex}_{delta.index}", "name": delta.name or ""}
             self._calls[delta.index] = item
             self._add(item)
-        if delta.arguments:
-            item["arguments"] += delta.arguments
-            place = {"item_id": item["id"], "output_index": self._items.index(item), "delta": delta.arguments}
-            self._event("response.function_call_arguments.delta", place)
+        item["arguments"] += delta.arguments
+        place = {"item_id": item["id"], "output_index": self._items.index(item)}
+        for piece in _pieces(delta.arguments, MAX_EVENT_CHARS):
+            self._event("response.function_call_arguments.delta", place | {"delta": piece})
 
     def _opened(self) -> "_Message":
         """The message item, begun where it is not."""
@@ -314,10 +322,18 @@ def usage(used: Usage) -> dict[str, Any]:
     }
 
 
-def _result(hit: Hit) -> dict[str, Any]:
-    return {"file_id": hit.file_id, "filename": hit.filename, "score": min(max(hit.score, 0.0), 1.0), "text": hit.text, "attributes": {}}
+def _pieces(whole: _Sliced, most: int) -> list[_Sliced]:
+    return [whole[start : start + most] for start in range(0, len(whole), most)]
+
+
+def _result(hit: Hit, most_bytes: int) -> dict[str, Any]:
+    text = hit.text.encode()[:most_bytes].decode(errors="ignore")
+    return {"file_id": hit.file_id, "filename": hit.filename, "score": min(max(hit.score, 0.0), 1.0), "text": text, "attributes": {}}
 
 
 def _logprob(one: Logprob) -> dict[str, Any]:
-    token = {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode("utf-8", "surrogateescape"))}
-    return token | {"top_logprobs": [_logprob(other) for other in one.others]}
+    return _token(one) | {"top_logprobs": [_token(other) for other in one.others]}
+
+
+def _token(one: Logprob) -> dict[str, Any]:
+    return {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode("utf-8", "surrogateescape"))}

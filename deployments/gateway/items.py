@@ -19,6 +19,9 @@ _PREFIXES = {
     "reasoning": "rs_",
     "item_reference": "ref_",
 }
+MAX_DEPTH = 64
+"""How deep values may nest that are passed on as they are: each is encoded and decoded several times, at the depth of whatever stack."""
+
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 
 
@@ -32,12 +35,28 @@ def normalised(raw: object, place: str) -> Item:
         raise Unsupported(f"items of type '{kind[:64]}' are not supported", param=f"{place}.type", code="unsupported_value")
     made = _SHAPES[kind](item, place)
     name = new_id(_PREFIXES[kind])
-    return Item(name, msgspec.json.encode({"id": name, "type": kind} | made))
+    return Item(name, encoded({"id": name, "type": kind} | made, place))
+
+
+def encoded(value: object, param: str) -> bytes:
+    """JSON of a value that is passed on as it came; raises InvalidRequest where no JSON can hold it, or it nests too deep."""
+    try:
+        if _depth(value) <= MAX_DEPTH:
+            return msgspec.json.encode(value)
+    except (ValueError, RecursionError):  # half of a surrogate pair, or deeper than the stack
+        pass
+    raise InvalidRequest(f"{param} is not JSON in UTF-8 of at most {MAX_DEPTH} levels", param=param, code="invalid_value") from None
+
+
+def _depth(value: object) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, value.values()), default=0)
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
 
 
 def _message(item: Mapping[str, Any], place: str) -> dict[str, Any]:
     role, content = item.get("role"), item.get("content")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise InvalidRequest(f"role is one of {', '.join(_ROLES)}", param=f"{place}.role", code="invalid_value")
     kind = "output_text" if role == "assistant" else "input_text"
     if isinstance(content, str):
@@ -57,8 +76,7 @@ def _part(part: object, kind: str, place: str) -> dict[str, Any]:
         return {"type": "refusal", "refusal": _text(part, "refusal", place)}
     made: dict[str, Any] = {"type": kind, "text": _text(part, "text", place)}
     if kind == "output_text":
-        annotations = part.get("annotations")
-        made |= {"annotations": annotations if isinstance(annotations, list) else [], "logprobs": []}
+        made |= {"annotations": _those(part, "annotations", dict), "logprobs": []}
     return made
 
 
@@ -76,13 +94,11 @@ def _output(item: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _search(item: Mapping[str, Any], place: str) -> dict[str, Any]:
-    queries = item.get("queries")
-    return {"status": "completed", "queries": queries if isinstance(queries, list) else [], "results": None}
+    return {"status": "completed", "queries": _those(item, "queries", str), "results": None}
 
 
 def _reasoning(item: Mapping[str, Any], place: str) -> dict[str, Any]:
-    summary = item.get("summary")
-    return {"summary": summary if isinstance(summary, list) else []}
+    return {"summary": _those(item, "summary", dict)}
 
 
 def _reference(item: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -97,6 +113,12 @@ _SHAPES = {
     "reasoning": _reasoning,
     "item_reference": _reference,
 }
+
+
+def _those(item: Mapping[str, Any], name: str, kind: type) -> list[Any]:
+    """The elements of a list that are of the kind they should be; clients read nothing else there."""
+    value = item.get(name)
+    return [one for one in value if isinstance(one, kind)] if isinstance(value, list) else []
 
 
 def _text(item: Mapping[str, Any], name: str, place: str) -> str:

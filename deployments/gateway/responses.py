@@ -7,12 +7,12 @@ import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from deployments.core.config import Settings
-from deployments.core.errors import ContextTooLong, InvalidRequest, NoSuchModel, Unsupported
+from deployments.core.errors import ContextTooLong, InvalidRequest, Unsupported
 from deployments.core.ids import new_id
 from deployments.core.responses import Item
-from deployments.core.types import DIRECT, MODELS, Message, Principal, Sampling, Search, Tool, Toolbox, Turn
-from deployments.gateway.items import normalised, reference
-from deployments.gateway.wire import DENIED, Words
+from deployments.core.types import DIRECT, Message, Principal, Sampling, Search, Tool, Toolbox, Turn
+from deployments.gateway.items import encoded, normalised, reference
+from deployments.gateway.wire import Part, Words, known, refuse
 
 INCLUDES = (
     "file_search_call.results",
@@ -27,16 +27,12 @@ INCLUDES = (
 MAX_TOOLS = 128
 MAX_SCHEMA_BYTES = 64 << 10
 
-_REFUSED = ("context_management", "moderation", "image", "access_programs", "prompt", "logit_bias")
-_ECHOED: dict[str, Any] = {"user": None, "safety_identifier": None, "prompt_cache_key": None, "reasoning": None}
+_UNBUILT = ("context_management", "moderation", "image", "access_programs", "prompt", "logit_bias")
+_MAX_ECHO_BYTES = 512
 _CHARS_PER_TOKEN = 4
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-
-class Ranking(_Part):
+class Ranking(Part):
     """How results of a search are ranked and cut."""
 
     ranker: Literal["auto", "default-2024-11-15"] | None = None
@@ -44,7 +40,7 @@ class Ranking(_Part):
     hybrid_search: dict[str, Any] | None = None
 
 
-class ToolSpec(_Part):
+class ToolSpec(Part):
     """A tool: a function of the caller's, or `file_search`."""
 
     type: str = Field(max_length=64)
@@ -58,21 +54,32 @@ class ToolSpec(_Part):
     ranking_options: Ranking | None = None
 
 
-class Format(_Part):
+class Format(Part):
     """The shape of the answer."""
 
     type: str = "text"
 
 
-class TextSpec(_Part):
+class TextSpec(Part):
     """How text is written."""
 
     format: Format | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-def _conversation(value: object) -> object:
-    return value.get("id") if isinstance(value, dict) else value
+class Background(Part):
+    """How soon a background response is wanted."""
+
+    completion_window: str = "soonest"
+
+
+def _named(value: object) -> object:
+    return value.get("id", "") if isinstance(value, dict) else value
+
+
+Name = Annotated[str, Field(min_length=1, max_length=64)]
+Hint = Annotated[Words, Field(max_length=_MAX_ECHO_BYTES)]
+"""What a caller may send, and gets back, without a meaning here."""
 
 
 class ResponseRequest(BaseModel):
@@ -83,11 +90,11 @@ class ResponseRequest(BaseModel):
     model: str = Field(max_length=256)
     input: Words | list[dict[str, Any]] | None = None
     instructions: Words | None = None
-    previous_response_id: str | None = Field(None, max_length=64)
-    conversation: Annotated[str | None, BeforeValidator(_conversation), Field(max_length=64)] = None
+    previous_response_id: Name | None = None
+    conversation: Annotated[Name | None, BeforeValidator(_named)] = None
     include: list[str] | None = Field(None, max_length=16)
     tools: list[ToolSpec] | None = Field(None, max_length=MAX_TOOLS)
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Words | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: int | None = Field(None, ge=1)
     max_output_tokens: int | None = Field(None, ge=1)
@@ -101,8 +108,14 @@ class ResponseRequest(BaseModel):
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[Words, Field(max_length=512)]] | None = Field(None, max_length=16)
     store: bool | None = None
     background: bool | None = None
+    background_options: Background | None = None
     stream: bool | None = None
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    reasoning: dict[str, Any] | None = None
+    user: Hint | None = None
+    safety_identifier: Hint | None = None
+    prompt_cache_key: Hint | None = None
+    prompt_cache_retention: Hint | None = None
 
     @property
     def searches(self) -> bool:
@@ -123,21 +136,13 @@ class ResponseRequest(BaseModel):
         return Plan(turn, self._snapshot(name, int(now)), items, references, INCLUDES[0] in (self.include or ()))
 
     def _refuse(self, settings: Settings) -> None:
-        extra = self.model_extra or {}
-        for name in extra:
-            if name.startswith(DENIED):
-                raise Unsupported(f"'{name}' can't be set by a request", param=name)
-        for name in _REFUSED:
-            if extra.get(name):
-                raise Unsupported(f"'{name}' is not supported yet", param=name)
-        if self.model not in MODELS:
-            raise NoSuchModel(f"the model '{self.model}' does not exist; there are {', '.join(MODELS)}", param="model")
+        refuse(self.model_extra or {}, _UNBUILT)
+        known(self.model)
         if self.previous_response_id and self.conversation:
             raise InvalidRequest("previous_response_id and conversation exclude each other", param="conversation", code="invalid_value")
         if self.background and self.store is False:
             raise InvalidRequest("a background response is stored", param="store", code="invalid_value")
-        window = (extra.get("background_options") or {}).get("completion_window", "soonest")
-        if window != "soonest":
+        if self.background_options and self.background_options.completion_window != "soonest":
             raise Unsupported("only 'soonest' is supported", param="background_options.completion_window", code="unsupported_value")
         for place, value in enumerate(self.include or ()):
             if value not in INCLUDES:
@@ -161,26 +166,28 @@ class ResponseRequest(BaseModel):
 
     def _search(self, store_id: str | None) -> Search | None:
         """The search that the tools ask for; for now only in the caller's first vector store."""
+        asked: Search | None = None
         for place, tool in enumerate(self.tools or ()):
             if tool.type not in ("function", "file_search"):
                 raise Unsupported(f"tools of type '{tool.type}' are not supported", param=f"tools[{place}].type", code="unsupported_value")
             if tool.type == "function" and not tool.name:
                 raise InvalidRequest("a function has a name", param=f"tools[{place}].name", code="missing_required_parameter")
-            if len(msgspec.json.encode(tool.parameters)) > MAX_SCHEMA_BYTES:
+            if len(encoded(tool.parameters, f"tools[{place}].parameters")) > MAX_SCHEMA_BYTES:
                 message = f"a schema has at most {MAX_SCHEMA_BYTES} bytes"
                 raise InvalidRequest(message, param=f"tools[{place}].parameters", code="invalid_value")
-        for place, tool in enumerate(self.tools or ()):
             if tool.type == "file_search":
-                return _search(tool, place, store_id)
-        return None
+                if asked:
+                    raise Unsupported("one file_search is supported", param=f"tools[{place}]", code="unsupported_value")
+                asked = _search(tool, place, store_id)
+        return None if self.tool_choice == "none" else asked
 
     def _toolbox(self) -> Toolbox:
         functions = [tool for tool in self.tools or () if tool.type == "function"]
         choice = self.tool_choice or "auto"
         if isinstance(choice, dict):
             kind, name = choice.get("type"), choice.get("name")
-            if kind == "file_search":
-                choice = "auto"
+            if kind == "file_search" and self.searches:
+                choice = "auto"  # it is searched in any case
             elif kind != "function" or name not in [tool.name for tool in functions]:
                 raise Unsupported("tool_choice names a function among the tools", param="tool_choice", code="unsupported_value")
             else:
@@ -207,7 +214,7 @@ class ResponseRequest(BaseModel):
 
     def _snapshot(self, name: str, now: int) -> dict[str, Any]:
         """The Response object before anything has been written; every field is there, with its default."""
-        extra, text = self.model_extra or {}, self.text or TextSpec()
+        text = self.text or TextSpec()
         tier = self.service_tier if self.service_tier in ("flex", "priority") else "default"
         form: dict[str, Any] = {"format": {"type": text.format.type if text.format else "text"}}
         return {
@@ -225,7 +232,7 @@ class ResponseRequest(BaseModel):
             "output": [],
             "parallel_tool_calls": self.parallel_tool_calls is not False,
             "tools": [_echo(tool) for tool in self.tools or ()],
-            "tool_choice": self.tool_choice or "auto",
+            "tool_choice": _chosen(self.tool_choice),
             "truncation": self.truncation or "disabled",
             "text": form | ({"verbosity": text.verbosity} if text.verbosity else {}),
             "temperature": 1.0 if self.temperature is None else self.temperature,
@@ -240,7 +247,11 @@ class ResponseRequest(BaseModel):
             "service_tier": tier,
             "metadata": self.metadata or {},
             "usage": None,
-        } | {field: _small(extra.get(field, default)) for field, default in _ECHOED.items()}
+            "reasoning": _small(self.reasoning),
+            "user": self.user,
+            "safety_identifier": self.safety_identifier,
+            "prompt_cache_key": self.prompt_cache_key,
+        } | ({"prompt_cache_retention": self.prompt_cache_retention} if self.prompt_cache_retention else {})
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -292,6 +303,8 @@ def _search(tool: ToolSpec, place: int, store_id: str | None) -> Search:
     if tool.filters:
         raise Unsupported("filters are not supported yet", param=f"tools[{place}].filters")
     ranking = tool.ranking_options or Ranking()
+    if ranking.hybrid_search:
+        raise Unsupported("weights are not supported yet", param=f"tools[{place}].ranking_options.hybrid_search")
     return Search(tool.max_num_results or 20, ranking.score_threshold or 0.0)
 
 
@@ -315,6 +328,10 @@ def _echo(tool: ToolSpec) -> dict[str, Any]:
     return {"type": "file_search", **found, "filters": None, "ranking_options": options}
 
 
-def _small(value: Any) -> Any:
+def _chosen(choice: str | dict[str, Any] | None) -> str | dict[str, Any]:
+    return {name: choice[name] for name in ("type", "name") if name in choice} if isinstance(choice, dict) else choice or "auto"
+
+
+def _small(value: dict[str, Any] | None) -> dict[str, Any] | None:
     """What is echoed without a meaning, where it is small."""
-    return value if len(msgspec.json.encode(value)) <= 512 else None
+    return value if len(encoded(value, "reasoning")) <= _MAX_ECHO_BYTES else None

@@ -49,6 +49,7 @@ def read(body: bytes) -> Ask:
         limit = fields.get("max_completion_tokens") or fields.get("max_tokens")
         options = fields.get("stream_options") or {}
         include_usage = bool(options.get("include_usage"))
+        function = _function(fields)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadRequest(f"not a chat request: {error!r}") from error
     markers = MARKER.findall(body)
@@ -61,14 +62,14 @@ def read(body: bytes) -> Ask:
         next((text for role, text in reversed(texts) if role == "user"), ""),
         markers[-1].decode(errors="replace") if markers else None,
         len(plan.split(texts[-1][1])) if texts and texts[-1][0] == "assistant" else 0,
-        _function(fields),
+        function,
     )
 
 
 def _function(fields: dict[str, Any]) -> str | None:
     """The function that the request forces."""
     choice, tools = fields.get("tool_choice"), fields.get("tools") or []
-    if isinstance(choice, dict):
+    if isinstance(choice, dict) and choice.get("type") == "function":
         return str(choice["function"]["name"])
     return str(tools[0]["function"]["name"]) if choice == "required" and tools else None
 
@@ -93,7 +94,8 @@ class Service:
         now = time.monotonic()
         ask = read(body)
         asked = plan.wish(ask.model)
-        made = plan.after(plan.draw(self._profile, self._number, asked, None if ask.said else ask.limit, ask.question), ask.said)
+        limit = None if ask.said else ask.limit  # what is left of a limit is its sender's guess; the text must not depend on it
+        made = plan.after(plan.draw(self._profile, self._number, asked, limit, ask.question), ask.said)
         fault = self._limited(made.fault, asked, ask.marker or ask.model)
         kind = fault.kind if fault else None
         entry = Entry(f"chatcmpl-sim{self._number:09d}", ask.model, ask.marker, ask.stream, kind, now)

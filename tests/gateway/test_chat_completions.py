@@ -14,6 +14,8 @@ from tests.fakes import until
 from tests.house import House
 
 QUESTION: list[Any] = [{"role": "user", "content": "Hi"}]
+F: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
+CALLS: list[Any] = [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 CITED = ["Hello ", "[1]", Citation(6, 9, 1, "https://rag.example/files/file_1", "handbook.md")]
 
 
@@ -67,6 +69,24 @@ async def test_a_key_without_the_scope_is_403(house: House) -> None:
         ({"n": 5}, 400, "unsupported_value", "n"),
         ({"top_logprobs": 2}, 400, "invalid_value", "top_logprobs"),
         ({"tools": [{"type": "function"}]}, 400, "unsupported_value", "tools[0].type"),
+        ({"tools": [{"type": "function", "function": {"name": "no name"}}]}, 400, "invalid_value", "tools[0].function.name"),
+        ({"tools": [F | {"type": "custom"}]}, 400, "unsupported_value", "tools[0].type"),
+        ({"tools": [F] * 129}, 400, "invalid_value", "tools"),
+        ({"tool_choice": "perhaps", "tools": [F]}, 400, "invalid_value", "tool_choice.type"),
+        ({"tool_choice": {"type": "function", "function": "f"}, "tools": [F]}, 400, "invalid_value", "tool_choice.function"),
+        ({"tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [F]}, 400, "invalid_value", "tool_choice"),
+        ({"tool_choice": "required"}, 400, "invalid_value", "tool_choice"),
+        ({"messages": [{"role": "tool", "content": "42"}]}, 400, "invalid_value", "messages[0]"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": CALLS}]}, 400, "invalid_value", "messages[0]"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "c"}]}]},
+            400,
+            "missing_required_parameter",
+            "messages[0].tool_calls[0].function",
+        ),
+        ({"top_logprobs": 21, "logprobs": True}, 400, "invalid_value", "top_logprobs"),
+        ({"logit_bias": {"1": 2}}, 400, "unsupported_parameter", "logit_bias"),
+        ({"modalities": ["text", "audio"]}, 400, "unsupported_value", "modalities"),
         ({"response_format": {"type": "json_schema"}}, 400, "unsupported_value", "response_format.type"),
         ({"chat_template_kwargs": {}}, 400, "unsupported_parameter", "chat_template_kwargs"),
         ({"grammar": "x"}, 400, "unsupported_parameter", "grammar"),
@@ -93,6 +113,15 @@ async def test_lone_surrogates_are_400(house: House) -> None:
     async with house.http() as http:
         response = await http.post("/v1/chat/completions", content=content, headers={"content-type": "application/json"})
     assert response.status_code == 400
+
+
+@pytest.mark.parametrize("schema", [b'{"a":"\\ud800"}', b'{"a":' * 500 + b"1" + b"}" * 500])
+async def test_a_schema_that_can_not_be_passed_on_never_breaks_us(house: House, schema: bytes) -> None:
+    tool = b'{"type":"function","function":{"name":"f","parameters":%b}}' % schema
+    content = b'{"model":"headrace","messages":[{"role":"user","content":"x"}],"tools":[%b]}' % tool
+    async with house.http() as http:
+        response = await http.post("/v1/chat/completions", content=content, headers={"content-type": "application/json"})
+    assert response.status_code in (200, 400)
 
 
 async def test_a_body_over_its_bound_is_413_with_or_without_its_length(house: House) -> None:

@@ -135,19 +135,49 @@ async def test_probabilities_come_with_their_text(house: House) -> None:
     assert house.flow.turns[1].sampling.top_logprobs == 0
 
 
-async def test_an_answer_that_takes_long_to_begin_is_begun_anyway(house: House) -> None:
+async def test_many_probabilities_are_cut_into_events(house: House) -> None:
+    likely = tuple(Logprob("x" * 10, -1.0) for _ in range(20))
+
+    async def say(turn: Turn, run: Run) -> None:
+        run.writer.open()
+        run.writer.text("word " * 100, [Logprob("word ", -0.5, likely)] * 100)
+        run.writer.end(run.writer.finished(Outcome(2, "stop", Usage(1, 100))))
+
+    house.flow.answer = say  # type: ignore[method-assign]
     async with house.http() as http:
-        body = {"model": "headrace", "messages": QUESTION, "stream": True}
+        body = {"model": "headrace", "messages": QUESTION, "stream": True, "logprobs": True, "top_logprobs": 20}
+        text = (await http.post("/v1/chat/completions", json=body)).text
+    assert max(map(len, text.split("\n\n"))) < 64 << 10
+    choices = [json.loads(line[6:])["choices"][0] for line in text.split("\n") if line.startswith("data: {")]
+    assert "".join(choice["delta"].get("content", "") for choice in choices) == "word " * 100
+    assert sum(len(choice["logprobs"]["content"]) for choice in choices if choice["logprobs"]) == 100
 
-        async def slow(turn: Turn, run: Run) -> None:
-            run.writer.open()
-            await asyncio.sleep(2.6)
-            run.writer.text("late")
-            run.writer.end(run.writer.finished(Outcome(2, "stop", Usage(1, 1))))
 
-        house.flow.answer = slow  # type: ignore[method-assign]
-        async with http.stream("POST", "/v1/chat/completions", json=body) as response:
-            lines = [line async for line in response.aiter_lines() if line]
+async def slow(turn: Turn, run: Run) -> None:
+    """A flow that thinks before it speaks."""
+    run.writer.open()
+    await asyncio.sleep(1)
+    run.writer.text("late")
+    last = run.writer.finished(Outcome(2, "stop", Usage(1, 1)))
+    await run.keep((*run.writer.written, last))
+    run.writer.end(last)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_an_answer_that_takes_long_to_begin_is_begun_anyway(house: House, n: int) -> None:
+    house.flow.answer = slow  # type: ignore[method-assign]
+    body = {"model": "headrace", "messages": QUESTION, "stream": True, "n": n}
+    async with house.http() as http, http.stream("POST", "/v1/chat/completions", json=body) as response:
+        lines = [line async for line in response.aiter_lines() if line]
     assert '"role":"assistant"' in lines[0]
     assert ": keep-alive" in lines
-    assert any("late" in line for line in lines)
+    assert sum("late" in line for line in lines) == n
+    assert lines[-1] == "data: [DONE]"
+
+
+async def test_a_response_that_takes_long_to_begin_misses_no_event(house: House) -> None:
+    house.flow.answer = slow  # type: ignore[method-assign]
+    async with house.openai().responses.stream(model="headrace", input="Hi") as stream:
+        events = [event async for event in stream]
+    assert [event.type for event in events][:3] == ["response.created", "response.in_progress", "response.output_item.added"]
+    assert [event.sequence_number for event in events] == list(range(len(events)))

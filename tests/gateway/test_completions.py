@@ -36,11 +36,28 @@ async def test_a_prompt_is_answered_as_a_stream_with_its_usage(house: House) -> 
 async def test_several_prompts_are_answered_in_their_places(house: House) -> None:
     whole = await house.openai().completions.create(model="headrace", prompt=["one", "two"], echo=True)
     assert [choice.text for choice in whole.choices] == ["oneHello world.", "twoHello world."]
+    assert whole.usage
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (20, 4)
     texts = ["", ""]
     for chunk in await streamed(house, prompt=["one", "two"], echo=True):
         for choice in chunk["choices"]:
             texts[choice["index"]] += choice["text"]
     assert texts == ["oneHello world.", "twoHello world."]
+
+
+async def test_a_prompt_is_answered_several_times(house: House) -> None:
+    answer = await house.openai().completions.create(model="headrace", prompt="one", n=3, seed=4, echo=True)
+    assert [choice.text for choice in answer.choices] == ["oneHello world."] * 3
+    assert sorted((turn.question, turn.sampling.seed) for turn in house.flow.turns) == [("one", 4), ("one", 5), ("one", 6)]
+    assert answer.usage
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (10, 6)
+
+
+async def test_a_long_echo_is_cut_into_events(house: House) -> None:
+    chunks = await streamed(house, prompt="x" * 19_000, echo=True)
+    texts = [chunk["choices"][0]["text"] for chunk in chunks]
+    assert "".join(texts) == "x" * 19_000 + "Hello world."
+    assert max(map(len, texts)) <= 8000
 
 
 @pytest.mark.parametrize(
@@ -52,7 +69,10 @@ async def test_several_prompts_are_answered_in_their_places(house: House) -> Non
         ({"prompt": ["x"] * 5}, "prompt"),
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 3}, "best_of"),
-        ({"n": 2}, "n"),
+        ({"n": 5}, "n"),
+        ({"prompt": ["one", "two", "three"], "n": 2}, "n"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": ["x", ""]}, "prompt"),
         ({"logprobs": 3}, "logprobs"),
         ({"max_tokens": 101}, "max_tokens"),
     ],

@@ -1,14 +1,17 @@
 """Calls to an OpenAI-compatible backend, against the simulator."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
+import msgspec
 import pytest
 
 from deployments.core import config
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded
-from deployments.core.types import Generation, LogRef, Message, Sampling
+from deployments.core.types import Generation, LogRef, Message, Opened, Sampling, Text, Tool, Toolbox, ToolCall
 from deployments.generator.backends import Backend
 from tests.fakes import until
 from tests.loadtest.conftest import Simulator
@@ -102,3 +105,75 @@ async def test_closing_the_iterator_ends_the_generation(upstream: Simulator) -> 
     assert ended["tokens_sent"] < 2000
     await until(lambda: upstream.stats()["open"], equals=0)
     await backend.close()
+
+
+async def request(asked: Generation) -> dict[str, Any]:
+    """What a backend receives for a generation."""
+    received: list[dict[str, Any]] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+        received.append(json.loads(await reader.readexactly(length)))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\ndata: [DONE]\n\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+        backend = make(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+        async with aclosing(backend.stream(asked)) as pieces:
+            assert [piece.done async for piece in pieces][-1]
+        await backend.close()
+    return received[0]
+
+
+async def test_a_plain_question_carries_nothing_that_was_not_asked_for() -> None:
+    assert await request(generation(Sampling(), 5)) == {
+        "model": "sim",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": 256,
+    }
+
+
+async def test_functions_and_their_results_reach_the_backend() -> None:
+    calls = (ToolCall("call_1", "look_up", "{}"),)
+    messages = (*QUESTION, Message("assistant", "", calls), Message("tool", "42", call_id="call_1"))
+    tools = (Tool("look_up", "Looks up.", b'{"type":"object"}', strict=True), Tool("wait"))
+    asked = msgspec.structs.replace(generation(Sampling(), 5, messages), toolbox=Toolbox(tools, "=wait", parallel=False))
+    sent = await request(asked)
+    function = {"name": "look_up", "description": "Looks up.", "parameters": {"type": "object"}, "strict": True}
+    assert sent["tools"] == [{"type": "function", "function": function}, {"type": "function", "function": {"name": "wait"}}]
+    assert sent["tool_choice"] == {"type": "function", "function": {"name": "wait"}}
+    assert sent["parallel_tool_calls"] is False
+    assert sent["messages"][1:] == [
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}],
+        },
+        {"role": "tool", "content": "42", "tool_call_id": "call_1"},
+    ]
+
+
+async def test_stops_seed_probabilities_and_json_reach_the_backend() -> None:
+    sent = await request(generation(Sampling(seed=7, stop=("END",), top_logprobs=0, json_object=True), 5))
+    assert (sent["seed"], sent["stop"], sent["logprobs"], sent["response_format"]) == (7, ["END"], True, {"type": "json_object"})
+    assert "top_logprobs" not in sent
+    assert (await request(generation(Sampling(top_logprobs=5), 5)))["top_logprobs"] == 5
+
+
+@pytest.mark.parametrize(("sampling", "toolbox"), [(Sampling(json_object=True), Toolbox()), (Sampling(), Toolbox((Tool("f"),), "auto"))])
+async def test_a_grammar_is_never_sent_with_functions_or_json(sampling: Sampling, toolbox: Toolbox) -> None:
+    quoted = msgspec.structs.replace(generation(Sampling(), 5), quotes=("A.", "B."))
+    assert "grammar" in await request(quoted)
+    assert "grammar" not in await request(msgspec.structs.replace(quoted, sampling=sampling, toolbox=toolbox))
+
+
+async def test_an_answer_that_was_begun_is_gone_on_with_as_the_assistants_last_message() -> None:
+    asked = generation(Sampling(max_tokens=10), 5)
+    log = msgspec.structs.replace(asked.log, written=(Opened(0), Text(1, "Alpha "), Text(2, "beta gamma")))
+    sent = await request(msgspec.structs.replace(asked, log=log))
+    assert sent["messages"][-1] == {"role": "assistant", "content": "Alpha beta gamma"}
+    assert sent["max_tokens"] == 10 - 4

@@ -4,6 +4,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from deployments.core import config
+from deployments.core.errors import StreamInterrupted
 from deployments.generator.grammar import quoting
 from deployments.generator.llama import LlamaServer
 
@@ -21,6 +22,27 @@ def test_each_step_offers_the_best_two_that_are_left() -> None:
 
 def test_fewer_sentences_than_picks_are_all_quoted_once() -> None:
     assert quoting(["A."]).startswith("root ::= s0\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "root"),
+    [
+        ("Al", 'root ::= "pha.\\n\\n" (s1 | s2)'),
+        ("Alpha.", 'root ::= "\\n\\n" (s1 | s2)'),
+        ("Alpha.\n", 'root ::= "\\n" (s1 | s2)'),
+        ("Alpha.\n\n", 'root ::= "" (s1 | s2)'),
+        ("Alpha.\n\nBe", 'root ::= "ta."'),
+        ("Alpha.\n\nBeta.", 'root ::= ""'),
+    ],
+)
+def test_a_text_that_was_begun_is_gone_on_with(said: str, root: str) -> None:
+    assert quoting(["Alpha.", "Beta.", "Gamma."], picks=2, said=said).splitlines()[0] == root
+
+
+@pytest.mark.parametrize("said", ["Gamma", "Alpha. Beta", "Alpha.\n\nAlpha", "alpha"])
+def test_a_text_that_is_no_quotation_is_not_gone_on_with(said: str) -> None:
+    with pytest.raises(StreamInterrupted):
+        quoting(["Alpha.", "Beta.", "Gamma."], picks=2, said=said)
 
 
 @pytest.mark.timeout(120)

@@ -11,11 +11,16 @@ from deployments.core import config
 from deployments.core.errors import Overloaded, StreamInterrupted
 from deployments.core.follow import Follower, Hub
 from deployments.core.outbox import Outbox
+from deployments.core.ports import Relay
 from deployments.core.types import Called, Citation, Cited, Delta, Generation, LogRef, Message, Opened, Sampling, Text, Tool, Toolbox
 from deployments.generator.backends import Backend
 from deployments.generator.relay import Relays
+from pipeline.citations import cite
 from tests.fakes import until
+from tests.generator.test_resumed import ANSWER
+from tests.generator.test_resumed import whole as said
 from tests.loadtest.conftest import Simulator
+from tests.pipeline.test_citations import PASSAGES, URLS
 
 
 class Plain:
@@ -43,14 +48,14 @@ def generation(hub: Hub, name: str, deadline_s: float = 10) -> Generation:
 
 
 @pytest.fixture
-async def relays(valkey: Redis, upstream: Simulator) -> AsyncIterator[Callable[[str], Relays]]:
+async def relays(valkey: Redis, upstream: Simulator) -> AsyncIterator[Callable[..., Relays]]:
     """Makes relays over a backend that serves a model; the backends are closed in the end."""
     backends: list[Backend] = []
 
-    def make(model: str) -> Relays:
+    def make(model: str, filters: Callable[[Generation], Relay] = lambda _: Plain()) -> Relays:
         settings = config.Generator(first_token_timeout_s=0.5, inter_token_timeout_s=0.3)
         backends.append(Backend(upstream.url, "key", model, settings))
-        return Relays(backends[-1], Outbox(valkey, config.Log()), lambda _: Plain())
+        return Relays(backends[-1], Outbox(valkey, config.Log()), filters)
 
     yield make
     for backend in backends:
@@ -65,7 +70,7 @@ async def collect(follower: Follower, count: int) -> list[Delta]:
     return deltas
 
 
-async def test_an_answer_is_written_and_its_place_handed_back(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+async def test_an_answer_is_written_and_its_place_handed_back(relays: Callable[..., Relays], hub: Hub, upstream: Simulator) -> None:
     with hub.follow("whole") as follower:
         outcome = await relays("sim").generate(generation(hub, "whole"))
         deltas = await collect(follower, outcome.next_seq)
@@ -75,7 +80,7 @@ async def test_an_answer_is_written_and_its_place_handed_back(relays: Callable[[
     assert (outcome.reason, outcome.usage.completion_tokens) == ("stop", 20)
 
 
-async def test_a_refusal_writes_nothing(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+async def test_a_refusal_writes_nothing(relays: Callable[..., Relays], hub: Hub, upstream: Simulator) -> None:
     with hub.follow("refused") as follower:
         with pytest.raises(Overloaded):
             await relays("sim@error=503").generate(generation(hub, "refused"))
@@ -83,7 +88,7 @@ async def test_a_refusal_writes_nothing(relays: Callable[[str], Relays], hub: Hu
 
 
 async def test_a_break_after_the_first_text_is_an_interruption_and_keeps_the_text(
-    relays: Callable[[str], Relays], hub: Hub, upstream: Simulator
+    relays: Callable[..., Relays], hub: Hub, upstream: Simulator
 ) -> None:
     with hub.follow("cut") as follower:
         with pytest.raises(StreamInterrupted):
@@ -92,7 +97,7 @@ async def test_a_break_after_the_first_text_is_an_interruption_and_keeps_the_tex
     assert deltas[0] == Text(0, "w0")
 
 
-async def test_cancelling_ends_the_backends_work(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+async def test_cancelling_ends_the_backends_work(relays: Callable[..., Relays], hub: Hub, upstream: Simulator) -> None:
     running = relays("sim@tokens=2000")
     with hub.follow("gone") as follower:
         task = asyncio.create_task(running.generate(generation(hub, "gone")))
@@ -103,7 +108,7 @@ async def test_cancelling_ends_the_backends_work(relays: Callable[[str], Relays]
     assert (await asyncio.to_thread(upstream.entry, "gone"))["tokens_sent"] < 2000
 
 
-async def test_a_stop_ends_a_generation_by_name_and_others_go_on(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+async def test_a_stop_ends_a_generation_by_name_and_others_go_on(relays: Callable[..., Relays], hub: Hub, upstream: Simulator) -> None:
     running = relays("sim@tokens=100")
     with hub.follow("one") as one, hub.follow("two"):
         first = asyncio.create_task(running.generate(generation(hub, "one")))
@@ -116,7 +121,7 @@ async def test_a_stop_ends_a_generation_by_name_and_others_go_on(relays: Callabl
         assert (await second).usage.completion_tokens == 100
 
 
-async def test_a_generation_goes_on_behind_what_its_log_holds(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+async def test_a_generation_goes_on_behind_what_its_log_holds(relays: Callable[..., Relays], hub: Hub, upstream: Simulator) -> None:
     written = (Opened(0), Text(1, "w0 w1"), Text(2, " w2"))
     before = generation(hub, "resumed")
     going_on = msgspec.structs.replace(before, log=msgspec.structs.replace(before.log, epoch=2, written=written))
@@ -126,17 +131,45 @@ async def test_a_generation_goes_on_behind_what_its_log_holds(relays: Callable[[
         assert await tape.until(outcome.next_seq, 5)
     text = "".join(delta.text for delta in tape.deltas if isinstance(delta, Text))
     assert text.split() == [f"w{i}" for i in range(20)] + ["[1]"]
-    assert outcome.usage.completion_tokens == 17
+    assert outcome.usage.completion_tokens == 17 + 2  # what came before counts a token per four characters
 
 
-async def test_the_call_of_a_function_is_not_gone_on_with(relays: Callable[[str], Relays], hub: Hub) -> None:
+async def test_a_cut_after_any_delta_loses_and_repeats_nothing(relays: Callable[..., Relays], hub: Hub, upstream: Simulator) -> None:
+    running = relays("sim@echo", cite)
+
+    async def log(name: str, written: tuple[Delta, ...]) -> list[Delta]:
+        ref = LogRef(name, "t1", (hub.channel,), record=False, written=written)
+        asked = Generation(ref, "default", (Message("user", ANSWER),), Sampling(), PASSAGES, URLS, 10)
+        with hub.tape(name) as tape:
+            tape.recall(written)
+            outcome = await running.generate(asked)
+            assert await tape.until(outcome.next_seq, 5)
+        return tape.deltas
+
+    whole = await log("uncut", (Opened(0),))
+    cuts = [cut for cut in range(1, len(whole)) if not isinstance(whole[cut], Cited)]
+    resumed = await asyncio.gather(*(log(f"cut{cut}", tuple(whole[:cut])) for cut in cuts))
+    text, citations = said(whole)
+    assert len(citations) >= 3
+    assert len(cuts) >= 10
+    assert all(said(one) == (text, citations) for one in resumed)
+
+
+async def test_json_is_not_gone_on_with(relays: Callable[..., Relays], hub: Hub) -> None:
+    before = generation(hub, "json")
+    log = msgspec.structs.replace(before.log, written=(Opened(0), Text(1, "{")))
+    with pytest.raises(StreamInterrupted):
+        await relays("sim").generate(msgspec.structs.replace(before, log=log, sampling=Sampling(json_object=True)))
+
+
+async def test_the_call_of_a_function_is_not_gone_on_with(relays: Callable[..., Relays], hub: Hub) -> None:
     before = generation(hub, "called")
     log = msgspec.structs.replace(before.log, written=(Opened(0), Called(1, 0, "call_1", "f", "{")))
     with pytest.raises(StreamInterrupted):
         await relays("sim").generate(msgspec.structs.replace(before, log=log))
 
 
-async def test_calls_of_functions_are_passed_on(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+async def test_calls_of_functions_are_passed_on(relays: Callable[..., Relays], hub: Hub, upstream: Simulator) -> None:
     toolbox = Toolbox((Tool("look_up", "Looks up.", b'{"type":"object"}'),), "required")
     with hub.tape("tools") as tape:
         outcome = await relays("sim").generate(msgspec.structs.replace(generation(hub, "tools"), toolbox=toolbox))
@@ -147,7 +180,7 @@ async def test_calls_of_functions_are_passed_on(relays: Callable[[str], Relays],
     assert outcome.reason == "tool_calls"
 
 
-async def test_a_stop_text_ends_the_answer_and_is_not_said(relays: Callable[[str], Relays], hub: Hub, upstream: Simulator) -> None:
+async def test_a_stop_text_ends_the_answer_and_is_not_said(relays: Callable[..., Relays], hub: Hub, upstream: Simulator) -> None:
     asked = msgspec.structs.replace(generation(hub, "stop"), sampling=Sampling(stop=("w5 w6",)))
     with hub.tape("stop") as tape:
         outcome = await relays("sim").generate(asked)
@@ -155,4 +188,5 @@ async def test_a_stop_text_ends_the_answer_and_is_not_said(relays: Callable[[str
     text = "".join(delta.text for delta in tape.deltas if isinstance(delta, Text))
     assert text == "w0 w1 w2 w3 w4  [1]"
     assert outcome.reason == "stop"
+    assert outcome.usage.completion_tokens >= 6
     assert (await asyncio.to_thread(upstream.entry, "stop"))["tokens_sent"] < 20

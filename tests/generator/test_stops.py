@@ -5,7 +5,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.generator.stops import Stops
+from deployments.core.types import Logprob
+from deployments.generator.stops import Spoken, Stops
 
 LETTERS = st.text("abc", max_size=30)
 
@@ -24,3 +25,10 @@ def test_no_more_is_held_back_than_may_become_a_stop() -> None:
     filter_ = Stops(["<end>"])
     assert filter_.feed("one <e two <en") == "one <e two "
     assert filter_.feed("ds") == "<ends"
+
+
+def test_probabilities_are_told_with_their_text_and_never_those_of_a_stop() -> None:
+    stops, spoken, told = Stops(["<end>"]), Spoken(), list[str]()
+    for token in ("one", " <", "two", " <", "en", "d", ">", "more"):
+        told += [one.token for one in spoken.feed([Logprob(token, -1.0)], stops.feed(token))]
+    assert told == ["one", " <", "two"]

@@ -12,7 +12,7 @@ from openai import OpenAI
 from redis.asyncio import Redis
 
 from deployments.core.log import read
-from deployments.core.types import Failed, Finished, LogRef
+from deployments.core.types import Last, LogRef
 from deployments.core.valkey import connect
 from pipeline import instance
 from pipeline.valkey import Valkey
@@ -164,7 +164,7 @@ async def is_open(valkey: Redis, name: bytes) -> bool:
     """True where a recorded log lacks its last delta; a log that expired meanwhile lacks nothing."""
     tenant, response = name.decode().removeprefix("hr:{").split("}:log:")
     deltas = await read(valkey, LogRef(response, tenant, (), record=True))
-    return bool(deltas) and not isinstance(deltas[-1], Finished | Failed)
+    return bool(deltas) and not isinstance(deltas[-1], Last)
 
 
 def test_many_streams_at_once_lose_nothing(stack: Stack) -> None:

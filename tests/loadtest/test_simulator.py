@@ -58,6 +58,25 @@ def test_a_streamed_answer_has_openais_shape(simulator: Simulator) -> None:
     assert chunks[-1].usage.completion_tokens == TOKENS
 
 
+def test_an_answer_goes_on_behind_a_last_message_of_the_assistants(simulator: Simulator) -> None:
+    begun = [*ask("hello"), {"role": "assistant", "content": "w0 w1"}]
+    with simulator.client() as client:
+        chunks = list(client.chat.completions.create(model="sim", messages=begun, stream=True))
+    assert "w0 w1" + "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == numbered(TOKENS)
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "look_up"}}])
+def test_a_function_that_must_be_called_is_called(simulator: Simulator, choice: object) -> None:
+    tools = [{"type": "function", "function": {"name": "look_up"}}]
+    with (
+        simulator.client() as client,
+        client.chat.completions.stream(model="sim", messages=ask("hello"), tools=tools, tool_choice=choice) as stream,
+    ):
+        answer = stream.get_final_completion().choices[0]
+    assert [(call.function.name, call.function.arguments) for call in answer.message.tool_calls or ()] == [("look_up", '{"w0":0}')]
+    assert answer.finish_reason == "tool_calls"
+
+
 def test_usage_is_sent_only_when_asked_for(simulator: Simulator) -> None:
     with simulator.client() as client:
         chunks = list(client.chat.completions.create(model="sim", messages=ask("hello"), stream=True))

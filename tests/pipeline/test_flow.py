@@ -161,6 +161,12 @@ async def test_a_search_that_was_asked_for_is_part_of_the_answer(stand: Stand) -
     assert [hit.filename for hit in deltas[2].hits] == ["mill.md"]
 
 
+async def test_passages_under_the_score_that_was_asked_for_are_no_results(stand: Stand) -> None:
+    deltas = await stand.run(msgspec.structs.replace(turn(), search=Search(min_score=0.999)))
+    assert deltas[2] == Searched(2, ())
+    assert stand.generates.calls[0].passages == ()
+
+
 async def test_what_was_found_reaches_the_prompt_with_its_link(stand: Stand) -> None:
     await stand.run(turn())
     generation = stand.generates.calls[0]
