@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -14,6 +15,7 @@ from deployments.core.ports import Embeds, Generates, Retrieves, Routes
 from deployments.core.run import Run, forget
 from deployments.core.types import (
     Called,
+    Delta,
     Generation,
     Hit,
     Last,
@@ -25,6 +27,7 @@ from deployments.core.types import (
     Route,
     Searched,
     Searching,
+    Text,
     Turn,
     Vector,
 )
@@ -104,7 +107,7 @@ class Flow:
             try:
                 return await self.generates.generate(generation)
             except (Overloaded, BackendFailed, StreamInterrupted) as error:
-                if not left or error.wire_code == fenced().wire_code or any(isinstance(delta, Called) for delta in run.tape.deltas):
+                if not left or error.wire_code == fenced().wire_code or not _resumable(generation, run.tape.deltas):
                     raise
                 _logger.warning("response %s is gone on with: %s", run.writer.ref.response_id, error)
             await asyncio.sleep(pause_s)
@@ -167,6 +170,11 @@ class Flow:
             quotes=tuple(excerpt.text for excerpt in chosen),
             toolbox=turn.toolbox,
         )
+
+
+def _resumable(generation: Generation, log: Sequence[Delta]) -> bool:
+    """Whether another generator may go on behind a log: not within a call or a piece of JSON."""
+    return not any(isinstance(delta, Called) or (generation.sampling.json_object and isinstance(delta, Text)) for delta in log)
 
 
 def _log(writer: Writer) -> LogRef:

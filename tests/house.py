@@ -102,7 +102,17 @@ async def serving(context: Context) -> AsyncIterator[str]:
 async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
     settings = Settings(
         data_dir=tmp_path,
-        gateway=Gateway(max_body_bytes=20_000, max_messages=5, max_tokens=100, keep_alive_s=0.2, max_streams=3, commit_s=0.5),
+        gateway=Gateway(
+            max_body_bytes=20_000,
+            max_messages=5,
+            max_tokens=100,
+            max_streams=3,
+            max_sockets=3,
+            max_socket_answers=2,
+            keep_alive_s=0.2,
+            commit_s=0.5,
+            socket_life_s=8,
+        ),
         log=Log(tick_ms=2),
         worker=Worker(poll_s=0.05),
     )

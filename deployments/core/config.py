@@ -42,6 +42,8 @@ class Gateway(Section):
     commit_s: float = Field(default=2, gt=0, description="A streamed answer that has said nothing for so long is begun anyway.")
     max_choices: int = Field(default=4, ge=1, description="Answers to one chat request (`n`).")
     max_input_tokens: int = Field(default=32_000, ge=64, description="Longest input of a response with what came before it, roughly.")
+    max_sockets: int = Field(default=2500, ge=1, description="WebSockets one replica holds at once; more are closed with 1013.")
+    max_socket_answers: int = Field(default=16, ge=1, description="Answers of one WebSocket at once.")
     socket_life_s: float = Field(default=3600, gt=0, description="Longest life of a WebSocket.")
     max_streams: int = Field(default=900, ge=1, description="Answers one replica writes at once; more get 503.")
     deadline_s: float = Field(default=300, gt=0, description="Longest life of one answer.")

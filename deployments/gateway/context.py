@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol, cast
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request, WebSocket
 from starlette.requests import HTTPConnection
 
 from deployments.core.config import Settings
@@ -63,6 +63,7 @@ class Context:
     outbox: Outbox
     flow: Answers
     stages: Stages
+    sockets: set[WebSocket] = field(default_factory=set[WebSocket])
     default_stores: Recent[str, str] = field(default_factory=lambda: Recent(1.0, time.monotonic))
 
     async def default_store(self, caller: Principal) -> str | None:

@@ -26,9 +26,6 @@ MAX_FRAME_CHARS = 1 << 20
 MAX_LANES = 32
 """Lanes of one socket, the unnamed one included."""
 
-MAX_IN_FLIGHT = 16
-"""Answers of one socket at once."""
-
 _LANE = re.compile(r"[A-Za-z0-9_.-]{1,256}")
 _WAITED_S = 5
 """How long closing waits for what still runs."""
@@ -111,10 +108,10 @@ class Socket:
             raise Unsupported(f"frames of type '{frame.type[:64]}' are not supported", param="type", code="unsupported_value")
         if (busy := self._lanes.get(lane)) and not busy.done():
             raise InvalidRequest("this lane is still answering; use another stream_id", param="stream_id", code="stream_busy")
-        if len(self._seen | {lane}) > MAX_LANES or sum(not task.done() for task in self._lanes.values()) >= MAX_IN_FLIGHT:
-            raise InvalidRequest(
-                f"at most {MAX_LANES} lanes and {MAX_IN_FLIGHT} answers at once", param="stream_id", code="websocket_stream_limit_reached"
-            )
+        most = self._limits.max_socket_answers
+        if len(self._seen | {lane}) > MAX_LANES or sum(not task.done() for task in self._lanes.values()) >= most:
+            message = f"at most {MAX_LANES} lanes and {most} answers at once"
+            raise InvalidRequest(message, param="stream_id", code="websocket_stream_limit_reached")
         self._seen.add(lane)
         work = self._create(frame, text) if frame.type == "response.create" else self._attach(frame)
         self._lanes[lane] = asyncio.get_running_loop().create_task(self._guarded(work, lane))
@@ -180,19 +177,22 @@ class Socket:
                 ready = []
 
     async def _send(self, events: list[Event], lane: str | None) -> None:
-        """Send events; a client that does not take them in time is cut."""
-        async with self._sending:
-            try:
-                async with asyncio.timeout(self._limits.send_timeout_s):
-                    for event in events:
-                        await self._socket.send_text(event.frame(lane).decode())
-            except TimeoutError:
-                await self._close(1008)
+        """Send events."""
+        await self._say([event.frame(lane) for event in events])
 
     async def _refuse(self, error: HeadraceError, lane: str | None = None) -> None:
         """Tell what is wrong; the socket stays open."""
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            await self._socket.send_text(error_event(error, lane).decode())
+            await self._say([error_event(error, lane)])
+
+    async def _say(self, frames: list[bytes]) -> None:
+        """Send frames; a client that does not take them in time is cut."""
+        try:
+            async with asyncio.timeout(self._limits.send_timeout_s), self._sending:
+                for frame in frames:
+                    await self._socket.send_text(frame.decode())
+        except TimeoutError:
+            await self._close(1008)
 
     async def _close(self, code: int) -> None:
         with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):

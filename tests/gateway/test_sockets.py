@@ -184,11 +184,43 @@ async def test_the_latest_response_of_a_socket_is_gone_on_from_though_it_is_not_
     assert [message.content for message in house.flow.turns[1].messages] == ["one", "Hello world.", "two"]
 
 
-async def test_lanes_and_answers_are_bounded(house: House) -> None:
-    house.flow.pieces, house.flow.pause_s = ["w "] * 100, 0.02
-    house.context.settings.gateway.__dict__["max_streams"] = 100
+async def test_a_socket_over_the_bound_is_closed_to_be_tried_again(house: House) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(house.context.settings.gateway.max_sockets):
+            await stack.enter_async_context(socket(house))
+        async with socket(house) as connection:
+            with pytest.raises(ConnectionClosed) as closed:
+                await connection.recv()
+        assert closed.value.rcvd
+        assert closed.value.rcvd.code == 1013
+    await until(lambda: house.context.sockets, equals=set())
+
+
+async def test_a_socket_that_is_too_old_is_closed_with_a_reason(house: House) -> None:
     async with socket(house) as connection:
-        for number in range(17):
-            await ask(connection, stream_id=f"l{number}")
-        error = (await until_end(connection, "l16"))[-1]
+        async with asyncio.timeout(10):
+            error = json.loads(await connection.recv())
+            with pytest.raises(ConnectionClosed) as closed:
+                await connection.recv()
+    assert error["error"]["code"] == "websocket_connection_limit_reached"
+    assert closed.value.rcvd
+    assert closed.value.rcvd.code == 1001
+
+
+async def test_answers_at_once_are_bounded(house: House) -> None:
+    house.flow.pieces, house.flow.pause_s = ["w "] * 100, 0.05
+    async with socket(house) as connection:
+        for lane in "abc":
+            await ask(connection, stream_id=lane)
+        error = (await until_end(connection, "c"))[-1]
     assert error["error"]["code"] == "websocket_stream_limit_reached"
+
+
+async def test_lanes_are_bounded(house: House) -> None:
+    async with socket(house) as connection:
+        for number in range(32):
+            await ask(connection, stream_id=f"lane{number}")
+            assert (await until_end(connection, f"lane{number}"))[-1]["type"] == "response.completed"
+        await ask(connection, stream_id="one more")
+        await ask(connection, stream_id="another")
+        assert (await until_end(connection, "another"))[-1]["error"]["code"] == "websocket_stream_limit_reached"

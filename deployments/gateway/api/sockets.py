@@ -29,7 +29,14 @@ async def connect(socket: WebSocket) -> None:
         await socket.send_denial_response(envelope.answer(error))
         return
     await socket.accept()
-    await Socket(parts, verify, socket).run()
+    if len(parts.sockets) >= parts.settings.gateway.max_sockets:
+        await socket.close(1013)
+        return
+    parts.sockets.add(socket)
+    try:
+        await Socket(parts, verify, socket).run()
+    finally:
+        parts.sockets.discard(socket)
 
 
 def _same_origin(socket: WebSocket, parts: Context) -> None:
