@@ -1,5 +1,6 @@
 """Background responses: the same flow, run by a worker, into a log that anybody may follow."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from deployments.core.run import Answers, Keep, Run
 from deployments.core.types import Delta, Last, LogRef, Turn
 from deployments.gateway.events import encoder, last_of
 from deployments.worker.work import Means, Reason
+
+_REWRITE_S = 1.0
+"""A writer that is alive writes a lost log again within a tick or two of Valkey's return."""
 
 _decode = msgspec.msgpack.Decoder(Turn).decode
 
@@ -44,6 +48,8 @@ class Respond:
         ref = LogRef(job.subject, job.tenant, (means.hub.channel,), record=True, shared=True, epoch=job.fence * EPOCHS_PER_LEASE)
         with means.hub.tape(job.subject) as tape, means.outbox.writer(ref) as writer:
             try:
+                if job.attempt > 1:
+                    await _rewritten(means, ref)
                 await writer.seize()
                 tape.recall(writer.written)
                 await self._go_on(means, job, Run(writer, tape, means.store, _keeper(means, job)))
@@ -80,6 +86,17 @@ class Respond:
         turn = _decode(await responses.turn(job.subject))
         await responses.begin(job.subject, _begun(stored))
         await self.flow.answer(turn, run)
+
+
+async def _rewritten(means: Means, ref: LogRef) -> None:
+    """Give a writer that may still be alive the time to write its log again, where Valkey has just lost it.
+
+    Where nobody does, the answer begins anew, and a reader who goes on with the one before would read parts of both.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _REWRITE_S
+    while loop.time() < until and not await means.hub.recorded(ref):
+        await asyncio.sleep(_REWRITE_S / 20)
 
 
 def _keeper(means: Means, job: Job) -> Keep:

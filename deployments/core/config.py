@@ -124,7 +124,7 @@ class Worker(Section):
     scaling: Scaling = Scaling(max_ongoing=16, target_ongoing=4)
     poll_s: float = Field(default=1.0, gt=0, description="Pause between two looks for work when nothing wakes the worker.")
     lease_s: float = Field(default=60, gt=0, description="How long a job stays with a worker that gives no sign of life.")
-    respond_lease_s: float = Field(default=5, gt=0, description="The same for a background response, which somebody waits for.")
+    respond_lease_s: float = Field(default=8, gt=0, description="The same for a background response, which somebody waits for.")
     respond_at_once: int = Field(default=32, ge=1, description="Background responses one worker writes at once.")
     max_attempts: int = Field(default=3, ge=1, description="Times a job is tried before it is given up.")
 
