@@ -305,6 +305,31 @@ def test_the_end_is_told_in_its_field(scene: str, field: str, value: Any) -> Non
     assert read(encode(planned(**fields), log)[1])[-1]["response"][field] == value
 
 
+@pytest.mark.parametrize("scene", SCENES)
+def test_an_item_is_complete_only_where_the_answer_or_its_own_part_is(scene: str) -> None:
+    fields, log, status = SCENES[scene]
+    items = read(encode(planned(**fields), log)[1])[-1]["response"]["output"]
+    ended = any(isinstance(delta, Searched) for delta in log)
+    for item in items:
+        whole = ended if item["type"] == "file_search_call" else status == "completed"
+        assert item["status"] == ("completed" if whole or status == "completed" else "incomplete")
+
+
+def test_an_answer_without_a_word_is_a_message_without_text() -> None:
+    (item,) = read(encode(planned(), finished([Opened(0)]))[1])[-1]["response"]["output"]
+    assert item["type"] == "message"
+    assert item["content"] == [{"type": "output_text", "text": "", "annotations": [], "logprobs": []}]
+
+
+def test_probabilities_are_told_again_where_their_text_is() -> None:
+    _, made = encode(planned(include=["message.output_text.logprobs"]), finished(PROBABLE))
+    told = {event["type"]: event for event in read(made)}
+    whole = told["response.output_text.delta"]["logprobs"]
+    assert [one["token"] for one in whole] == ["é", "!"]
+    assert told["response.output_text.done"]["logprobs"] == whole
+    assert told["response.completed"]["response"]["output"][0]["content"][0]["logprobs"] == whole
+
+
 def test_nothing_follows_the_end() -> None:
     events, made = encode(planned(), finished(said("Hello")))
     assert events.feed([Cancelled(3, AT), Text(4, "more")]) == []

@@ -205,3 +205,32 @@ async def test_nothing_is_lost_when_valkey_is_killed_and_wiped(pair: Stack, http
     ends = await rounds(pair, http, "valkey.conf", count, at_once=10)
     print(f"valkey killed {count} times under 10 background responses each: {ends}")  # noqa: T201
     assert ends == {"response.completed": 10 * count}
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.full)])
+async def test_chat_goes_on_when_valkey_is_killed_and_wiped(pair: Stack, http: httpx2.AsyncClient, count: int) -> None:
+    chance, errors = random.Random(9), list[str]()
+
+    async def chat(number: int) -> None:
+        await asyncio.sleep(number * 0.02)
+        body = {"model": "headrace-direct", "stream": True, "messages": [{"role": "user", "content": f"Hi {number}"}]}
+        text = ""
+        async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+            async for line in response.aiter_lines():
+                if line.startswith("data: {"):
+                    chunk = json.loads(line[6:])
+                    if response.status_code != 200 or "error" in chunk:
+                        errors.append(line)
+                        return
+                    text += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+        if text.split() != WORDS:
+            errors.append(text)
+
+    for _ in range(count):
+        pair.until(lambda: all(state["ok"] for state in _ready(pair).values()), "every part", 90)
+        chatting = [asyncio.create_task(chat(number)) for number in range(50)]
+        await asyncio.sleep(chance.uniform(0.3, 1.5))
+        pair.named("valkey.conf").kill()
+        await asyncio.gather(*chatting)
+    print(f"valkey killed {count} times under 50 chats each: {len(errors)} errors of {50 * count} {errors[:2]}")  # noqa: T201
+    assert len(errors) <= 0.001 * 50 * count
