@@ -240,6 +240,190 @@ def fenced() -> StreamInterrupted:
 
 
 async def read(valkey: Redis, ref: LogRef, after: int = -1) -> list[Delta]:
+    """The recorded deltas with a number over `after`, as far as the record has no gap from 0 on; [] where nothing is recorded.
+
+    What a writer has recorded beyond the place where a higher epoch goes on is void.
+    """
+    entries = cast(Entries, await valkey.xrange(stream_key(ref)))
+    log: list[Delta] = []
+    epoch = 0
+    for name, fields in entries:
+        deltas = _decode(fields.get(b"d", _NOTHING))
+        if deltas and (own := int(name.split(b"-")[0])) > epoch:
+            epoch = own
+            del log[deltas[0].seq :]
+        log += [delta for delta in deltas if delta.seq >= len(log)]
+    whole = [delta for place, delta in enumerate(log) if delta.seq == place]
+    return whole[after + 1 :]
+
+
+async def seize(self, writer: "Writer") -> list[Delta]:
+        """Fence every writer of a lower epoch off, and return the record."""
+        ...
+
+    async def drain(self, writer: "Writer") -> None:
+        """Return once the writer has nothing left to send; raises what broke its log."""
+        ...
+
+    def forget(self, writer: "Writer") -> None:
+        """Stop keeping a writer's deltas; what it has not sent yet is still sent once."""
+        ...
+
+
+class Writer:
+    """Appends the deltas of one response. Text that waits together leaves as one delta."""
+
+    def __init__(self, ref: LogRef, outbox: Sends):
+        self.ref = ref
+        self.epoch = ref.epoch
+        self.next_seq = ref.next_seq
+        self.recorded: int | None = ref.next_seq
+        """Number up to which the record holds the log; None where that must be asked of Valkey."""
+        self.keep_until = 0.0
+        """When the record expires, by the loop's clock."""
+        self.broken: HeadraceError | None = None
+        self._outbox = outbox
+        self._spoken = False
+        self._text: list[str] = []
+        self._logprobs: list[Logprob] = []
+        self._ready: list[Delta] = []
+        self._sent: list[Delta] = list(ref.written)
+
+    def __enter__(self) -> "Writer":
+        self._outbox.writers.add(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._outbox.forget(self)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something has been appended and not yet taken."""
+        return bool(self._ready or self._text)
+
+    @property
+    def written(self) -> tuple[Delta, ...]:
+        """The whole log so far."""
+        self._settle()
+        return (*self._sent, *self._ready)
+
+    def open(self) -> None:
+        """Append the first delta of the response."""
+        self._append(Opened(self._number()))
+
+    def text(self, text: str, logprobs: Sequence[Logprob] = ()) -> None:
+        """Append text: the first of this writer leaves at once, more waits for the tick. Raises what broke the log."""
+        self._logprobs += logprobs
+        if text:
+            self._text.append(text)
+            self._outbox.changed(self, urgent=not self._spoken)
+            self._spoken = True
+
+    def cite(self, citation: Citation) -> None:
+        """Append a citation of a marker already written."""
+        self._settle()
+        self._append(Cited(self._number(), citation))
+
+    def searching(self, queries: Sequence[str]) -> None:
+        """Append that a search has begun."""
+        self._append(Searching(self._number(), tuple(queries)))
+
+    def searched(self, hits: Sequence[Hit]) -> None:
+        """Append what the search has found."""
+        self._append(Searched(self._number(), tuple(hits)))
+
+    def call(self, index: int, call_id: str | None, name: str | None, arguments: str) -> None:
+        """Append a piece of a call of one of the caller's functions."""
+        self._settle()
+        self._ready.append(Called(self._number(), index, call_id, name, arguments))
+        self._outbox.changed(self, urgent=not self._spoken)
+        self._spoken = True
+
+    def finished(self, outcome: Outcome) -> Finished:
+        """The last delta of an answer that is complete."""
+        return Finished(self._last(), outcome.reason, outcome.usage, self._outbox.now())
+
+    def failed(self, error: HeadraceError) -> Failed:
+        """The last delta of an answer that broke off."""
+        kind, code, again, at = error.type, error.wire_code, error.retry_after_s, self._outbox.now()
+        return Failed(self._last(), error.status, kind, code, error.message, error.param, again, error.retry, at)
+
+    def cancelled(self) -> Cancelled:
+        """The last delta of an answer that its owner ended."""
+        return Cancelled(self._last(), self._outbox.now())
+
+    def end(self, last: Last) -> None:
+        """Append a last delta that `finished`, `failed` or `cancelled` made; nothing follows it."""
+        self._number()
+        self._append(last)
+
+    def adopt(self, seen: Sequence[Delta], count: int = 0) -> None:
+        """Hold what another writer has appended to this log, as it was followed; it may have got to `count` already."""
+        self._settle()
+        if len(seen) > self.next_seq:
+            self._sent, self._ready = list(seen), []
+        if (count := max(count, len(seen))) > self.next_seq:
+            self.next_seq = count
+            self.recorded = None if self.recorded is None else count
+
+    def fence(self, seen: Sequence[Delta]) -> None:
+        """Take the log from a generator that did not return: a higher epoch, going on behind what was followed."""
+        self.epoch += 1
+        self.adopt(seen)
+
+    async def seize(self, seen: Sequence[Delta] = ()) -> None:
+        """Take a shared log over: a higher epoch, going on behind the record, or behind what was followed where that is more.
+
+        Raises StreamInterrupted where another has gone further.
+        """
+        self.epoch += 1
+        recorded = await self._outbox.seize(self)
+        self.adopt(seen if len(seen) > len(recorded) else recorded)
+        if len(recorded) < self.next_seq:
+            self.recorded = None
+            self.rewind()
+
+    async def drain(self) -> None:
+        """Return once everything appended is delivered. Raises StreamInterrupted where that is not possible."""
+        await self._outbox.drain(self)
+
+    def take(self) -> list[Delta]:
+        """What has been appended since the last take, numbered."""
+        self._settle()
+        ready, self._ready = self._ready, []
+        self._sent += ready
+        return ready
+
+    def rewind(self) -> None:
+        """Make everything written so far wait to be sent again."""
+        self._settle()
+        self._ready, self._sent = self._sent + self._ready, []
+
+    def _append(self, delta: Delta) -> None:
+        self._ready.append(delta)
+        self._outbox.changed(self, urgent=True)
+
+    def _settle(self) -> None:
+        if self._text:
+            self._ready.append(Text(self._number(), "".join(self._text), tuple(self._logprobs)))
+            self._text.clear()
+            self._logprobs.clear()
+
+    def _last(self) -> int:
+        self._settle()
+        return self.next_seq
+
+    def _number(self) -> int:
+        self.next_seq += 1
+        return self.next_seq - 1
+
+
+def fenced() -> StreamInterrupted:
+    """What a writer is told whose log another has taken over."""
+    return StreamInterrupted("another writer has taken over this response", code="fenced")
+
+
+async def read(valkey: Redis, ref: LogRef, after: int = -1) -> list[Delta]:
     """The recorded deltas with a number over `after`, as far as the record has no gap from 0 on; [] where nothing is recorded."""
     entries = cast(Entries, await valkey.xrange(stream_key(ref)))
     log: list[Delta] = []

@@ -115,6 +115,19 @@ async def test_a_stale_writer_is_refused(valkey: Redis, hub: Hub) -> None:
     assert error.value.wire_code == "fenced"
 
 
+async def test_what_was_recorded_beyond_a_fence_is_void(valkey: Redis, hub: Hub) -> None:
+    outbox = Outbox(valkey, SETTINGS)
+    with outbox.writer(ref(hub)) as old, outbox.writer(ref(hub)) as new:
+        for word in "abcd":
+            old.text(word)
+            await old.drain()
+        new.fence([Text(0, "a"), Text(1, "b")])
+        last = new.cancelled()
+        new.end(last)
+        await new.drain()
+    assert await read(valkey, ref(hub)) == [Text(0, "a"), Text(1, "b"), last]
+
+
 async def test_a_response_in_this_process_needs_no_push(valkey: Redis, hub: Hub) -> None:
     outbox = Outbox(valkey, SETTINGS, local=hub)
     with hub.follow("r1") as follower:

@@ -30,13 +30,11 @@ def test_the_python_snippets_run_one_after_the_other(stack: Stack) -> None:
     assert "response.completed" in ran.stdout
 
 
-def test_the_shell_snippets_run_one_after_the_other(stack: Stack) -> None:
+def test_the_shell_snippets_run_one_after_the_other(stack: Stack, tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("there is no curl")
     script = "\n".join(["set -eu", *snippets("bash", stack)])
-    ran = subprocess.run(
-        [shutil.which("bash") or "sh", "-c", script], cwd=stack.data_dir.parent, capture_output=True, text=True, timeout=120
-    )
+    ran = subprocess.run([shutil.which("bash") or "sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("event: response.completed") == 1
     assert '"object":"list","data":[' in ran.stdout
