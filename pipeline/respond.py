@@ -84,7 +84,7 @@ class Respond:
             _end(run.writer, stored)
             return
         turn = _decode(await responses.turn(job.subject))
-        await responses.begin(job.subject, _begun(stored))
+        await responses.begin(job.subject, _begun(stored), job)
         await self.flow.answer(turn, run)
 
 
@@ -106,7 +106,7 @@ def _keeper(means: Means, job: Job) -> Keep:
         events = encoder(await responses.get(job.subject))
         events.start()
         events.feed(log)
-        await responses.finish(job.subject, events.status, events.body(), events.outputs())
+        await responses.finish(job.subject, events.status, events.body(), events.outputs(), job)
 
     return keep
 

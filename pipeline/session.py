@@ -55,7 +55,7 @@ class Recall:
 
     async def _similar(self, conversation: Conversations, conversation_id: str, vector: Vector, before: int) -> list[Message]:
         """Messages from before that position that are about the same, in the order they were said, within the budget."""
-        positions, vectors = await conversation.vectors(conversation_id, before, self.limits.remembered_items)
+        positions, vectors = await conversation.vectors(conversation_id, before, self.limits.remembered_items, len(vector))
         chosen = [positions[index] for index in nearest(vector, vectors, self.limits.recalled_items)]
         budget, kept = self.limits.recalled_tokens, list[Spoken]()
         for one in sorted(spoken(await conversation.at(conversation_id, chosen)), key=lambda one: chosen.index(one.position)):

@@ -14,7 +14,7 @@ from deployments.core.ids import checked, found, new_id
 from deployments.core.jobs import REMEMBER
 from deployments.core.responses import Item
 from deployments.core.tables import ConversationItemRow, ConversationRow
-from deployments.core.types import Vectors
+from deployments.core.types import Vector, Vectors
 from deployments.core.vault import Lock
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Conversations:
     async def update(self, conversation_id: str, metadata: Mapping[str, str]) -> Conversation:
         """Put other metadata in place of what was there."""
         async with self._store.write() as session:
-            row = await self._row(session, conversation_id)
+            row = await self._row(session, conversation_id, lock=True)
             lock = await self._lock(session, row)
             row.labels = lock.seal(_encode(dict(metadata)), "conversations", row.id, "metadata")
             return _conversation(row, lock)
@@ -89,7 +89,7 @@ class Conversations:
     async def delete(self, conversation_id: str) -> None:
         """Delete a conversation with its items; stored responses stay."""
         async with self._store.write() as session:
-            row = await self._row(session, conversation_id)
+            row = await self._row(session, conversation_id, lock=True)
             await session.execute(delete(ConversationItemRow).where(ConversationItemRow.conversation_id == conversation_id))
             await self._store.jobs.cancel(session, self._tenant, REMEMBER, conversation_id)
             await session.delete(row)
@@ -109,7 +109,7 @@ class Conversations:
     async def add_items(self, conversation_id: str, items: Sequence[Item]) -> None:
         """Put items at the end."""
         async with self._store.write() as session:
-            await self._row(session, conversation_id)
+            await self._row(session, conversation_id, lock=True)
             await self.append(session, conversation_id, items)
 
     async def append(self, session: AsyncSession, conversation_id: str, items: Sequence[Item]) -> None:
@@ -138,7 +138,7 @@ class Conversations:
     async def delete_item(self, conversation_id: str, item_id: str) -> Conversation:
         """Take an item out; returns its conversation."""
         async with self._store.write() as session:
-            row = await self._row(session, conversation_id)
+            row = await self._row(session, conversation_id, lock=True)
             await session.delete(await self._item(session, conversation_id, item_id))
             return _conversation(row, await self._lock(session, row))
 
@@ -177,7 +177,7 @@ class Conversations:
     async def set_summary(self, conversation_id: str, summary: Summary) -> None:
         """Put a summary in place of the one before."""
         async with self._store.write() as session:
-            row = await self._row(session, conversation_id)
+            row = await self._row(session, conversation_id, lock=True)
             row.summary = (await self._lock(session, row)).seal(summary.text.encode(), "conversations", row.id, "summary")
             row.summarised = summary.upto
 
@@ -191,7 +191,7 @@ class Conversations:
     async def set_vectors(self, conversation_id: str, positions: Sequence[int], vectors: Vectors) -> None:
         """Keep the vectors of some items, shape (len(positions), d); an item without words has a row of zeros."""
         async with self._store.write() as session:
-            lock = await self._lock(session, await self._row(session, conversation_id))
+            lock = await self._lock(session, await self._row(session, conversation_id, lock=True))
             rows = await session.scalars(
                 select(ConversationItemRow).where(_of(conversation_id), ConversationItemRow.position.in_(positions))
             )
@@ -199,19 +199,19 @@ class Conversations:
                 vector = vectors[positions.index(row.position)].astype("<f4").tobytes()
                 row.vector = lock.seal(vector, "conversation_items", f"{conversation_id}/{row.position}", "vector")
 
-    async def vectors(self, conversation_id: str, before: int, limit: int) -> tuple[list[int], Vectors]:
-        """Positions under `before` and their vectors, shape (n, d), the newest `limit` of them."""
+    async def vectors(self, conversation_id: str, before: int, limit: int, width: int) -> tuple[list[int], Vectors]:
+        """Of the newest `limit` positions under `before`, those whose vectors are that wide, and these, shape (n, width).
+
+        Vectors of another model, and the stand-ins of items without words, may have another width.
+        """
         position = ConversationItemRow.position
         wanted = select(ConversationItemRow).where(_of(conversation_id), position < before, ConversationItemRow.vector.is_not(None))
         async with self._store.session() as session:
             lock = await self._lock(session, await self._row(session, conversation_id))
             newest = wanted.options(undefer(ConversationItemRow.vector)).order_by(position.desc()).limit(limit)
             rows = (await session.scalars(newest)).all()
-        opened = [
-            np.frombuffer(lock.open(row.vector or b"", "conversation_items", f"{conversation_id}/{row.position}", "vector"), "<f4")
-            for row in rows
-        ]
-        return [row.position for row in rows], np.stack(opened) if opened else np.zeros((0, 0), np.float32)
+        kept = {row.position: vector for row in rows if len(vector := _vector(row, lock)) == width}
+        return list(kept), np.stack(list(kept.values())) if kept else np.zeros((0, width), np.float32)
 
     async def _row(self, session: AsyncSession, conversation_id: str, *, lock: bool = False) -> ConversationRow:
         name = checked("conversation", conversation_id)
@@ -233,6 +233,10 @@ def _of(conversation_id: str) -> Any:
 
 def _conversation(row: ConversationRow, lock: Lock) -> Conversation:
     return Conversation(row.id, row.created_at, _decode(lock.open(row.labels, "conversations", row.id, "metadata")))
+
+
+def _vector(row: ConversationItemRow, lock: Lock) -> Vector:
+    return np.frombuffer(lock.open(row.vector or b"", "conversation_items", f"{row.conversation_id}/{row.position}", "vector"), "<f4")
 
 
 def _placed(row: ConversationItemRow, lock: Lock) -> Placed:

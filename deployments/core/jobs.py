@@ -2,6 +2,9 @@
 
 A job is named by tenant, kind and subject, and holds no content. `fence` counts every lease it ever had: who holds the highest one
 holds the job, and whatever else it fences off (a response log) by the same number.
+
+A transaction locks the row of the subject first, then the job, then what belongs to the subject; in any other order two could wait
+for each other.
 """
 
 import contextlib
@@ -10,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from deployments.core.errors import HeadraceError
-from deployments.core.ids import new_id
+from deployments.core.ids import found, new_id
 from deployments.core.tables import JobRow
 from deployments.core.types import Principal
 
@@ -82,13 +86,22 @@ class Jobs:
     async def finishing(self, job: Job, status: str = "done", error: str | None = None) -> AsyncGenerator[AsyncSession]:
         """The transaction of the job's effect, which ends the job as well; raises LeaseLost before the body where it is not ours."""
         async with self._store.write() as session:
-            row = await session.scalar(select(JobRow).where(_mine(job)).with_for_update())
-            if row is None:
-                raise LeaseLost("the job has been taken over")
-            row.status, row.leased_until, row.error_message = status, 0, error
-            if row.again:
-                row.status, row.again, row.attempts = "queued", False, 0
+            await self.end(session, job, status, error)
             yield session
+
+    async def end(self, session: AsyncSession, job: Job, status: str = "done", error: str | None = None) -> None:
+        """End a job in the transaction of its effect; raises LeaseLost where it is not ours."""
+        row = await self.hold(session, job)
+        row.status, row.leased_until, row.error_message = status, 0, error
+        if row.again:
+            row.status, row.again, row.attempts = "queued", False, 0
+
+    async def hold(self, session: AsyncSession, job: Job) -> JobRow:
+        """See that nobody takes a job over before this transaction ends; raises LeaseLost where somebody has."""
+        row = await session.scalar(select(JobRow).where(_mine(job)).with_for_update())
+        if row is None:
+            raise LeaseLost("the job has been taken over")
+        return row
 
     async def enqueue(self, session: AsyncSession, tenant: str, kind: str, subject: str, *, interrupt: bool = True) -> None:
         """Write a job down; one that is there begins anew, and who works on it has lost it, or may end it first, to do it again."""
@@ -96,9 +109,7 @@ class Jobs:
         if row and row.status == "running" and not interrupt:
             row.again = True
             return
-        if row is None:
-            row = JobRow(id=new_id("job_"), tenant_id=tenant, kind=kind, subject=subject, fence=0)
-            session.add(row)
+        row = row or await self._new(session, tenant, kind, subject)
         row.status, row.attempts, row.fence, row.leased_until, row.error_message = "queued", 0, row.fence + 1, 0, None
         row.again = False
         row.run_at = row.created_at = self._now()
@@ -121,6 +132,14 @@ class Jobs:
         named = (JobRow.tenant_id == tenant) & (JobRow.kind == kind) & (JobRow.subject == subject)
         return await session.scalar(select(JobRow).where(named).with_for_update())
 
+    async def _new(self, session: AsyncSession, tenant: str, kind: str, subject: str) -> JobRow:
+        """A row for a job, ours or that of who was faster."""
+        now = self._now()
+        values = {"id": new_id("job_"), "tenant_id": tenant, "kind": kind, "subject": subject, "status": "queued"}
+        insert = _INSERTS[self._store.engine.dialect.name](JobRow).values(values | {"run_at": now, "created_at": now})
+        await session.execute(insert.on_conflict_do_nothing())
+        return found(await self._row(session, tenant, kind, subject), "job", subject)
+
     async def _change(self, job: Job, **values: Any) -> bool:
         async with self._store.write() as session:
             changed = await session.execute(update(JobRow).where(_mine(job)).values(**values).execution_options(**_UNSYNCED))
@@ -129,6 +148,8 @@ class Jobs:
     def _now(self) -> int:
         return _ms(self._store.clock())
 
+
+_INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 _UNSYNCED: dict[str, Any] = {"synchronize_session": False}
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased, undefer
 
 from deployments.core.ids import checked, found
-from deployments.core.jobs import RESPOND
+from deployments.core.jobs import RESPOND, Job
 from deployments.core.tables import ConversationItemRow, ResponseItemRow, ResponseRow
 from deployments.core.vault import Lock
 
@@ -84,19 +84,24 @@ class Responses:
             sealed = found(row.turn, "open response", response_id)
             return (await self._lock(session, row)).open(sealed, "responses", response_id, "turn")
 
-    async def begin(self, response_id: str, body: bytes) -> None:
-        """Note that a worker has begun; changes nothing where the response has ended."""
+    async def begin(self, response_id: str, body: bytes, job: Job | None = None) -> None:
+        """Note that a worker has begun; changes nothing where the response has ended. Raises LeaseLost where the job is not ours."""
         async with self._store.write() as session:
-            row = await self._row(session, response_id)
+            row = await self._row(session, response_id, lock=True)
+            if job:
+                await self._store.jobs.hold(session, job)
             if row.status not in ENDED:
                 row.status = "in_progress"
                 row.body = (await self._lock(session, row)).seal(body, "responses", response_id, "body")
 
-    async def finish(self, response_id: str, status: str, body: bytes, outputs: Sequence[Item]) -> bool:
+    async def finish(self, response_id: str, status: str, body: bytes, outputs: Sequence[Item], job: Job | None = None) -> bool:
         """Keep how a response ended, and add it to its conversation. False and nothing changed where it had ended already, except
-        that one which was cancelled takes what had been written of it, once."""
+        that one which was cancelled takes what had been written of it, once. Raises LeaseLost where the job is not ours; the job goes
+        on, for its log has to be ended yet."""
         async with self._store.write() as session:
-            row = await self._row(session, response_id, with_turn=True)
+            row = await self._row(session, response_id, with_turn=True, lock=True)
+            if job:
+                await self._store.jobs.hold(session, job)
             known = await self._items(session, response_id)
             if row.status in ENDED and not (row.status == status == "cancelled" and row.turn is not None):
                 return False
@@ -111,7 +116,7 @@ class Responses:
     async def cancel(self, response_id: str) -> tuple[StoredResponse, int]:
         """Call a response off; returns it with the fence of its job, over that of whoever works on it, or 0 where it had ended."""
         async with self._store.write() as session:
-            row = await self._row(session, response_id)
+            row = await self._row(session, response_id, lock=True)
             fence = await self._store.jobs.cancel(session, self._tenant, RESPOND, response_id)
             if row.status in ENDED:
                 fence = 0
@@ -120,9 +125,10 @@ class Responses:
             return _stored(row, await self._lock(session, row)), fence
 
     async def delete(self, response_id: str) -> None:
-        """Delete a response with its items; what its conversation holds of it stays there."""
+        """Delete a response with its items, and call its job off; what its conversation holds of it stays there."""
         async with self._store.write() as session:
-            row = await self._row(session, response_id)
+            row = await self._row(session, response_id, lock=True)
+            await self._store.jobs.cancel(session, self._tenant, RESPOND, response_id)
             await session.execute(delete(ResponseItemRow).where(ResponseItemRow.response_id == response_id))
             await session.delete(row)
 
@@ -185,10 +191,10 @@ class Responses:
         named = ResponseItemRow.response_id == response_id
         return list(await session.scalars(select(ResponseItemRow).where(named).order_by(ResponseItemRow.position)))
 
-    async def _row(self, session: AsyncSession, response_id: str, *, with_turn: bool = False) -> ResponseRow:
+    async def _row(self, session: AsyncSession, response_id: str, *, with_turn: bool = False, lock: bool = False) -> ResponseRow:
         wanted = select(ResponseRow).where(ResponseRow.id == checked("response", response_id), ResponseRow.tenant_id == self._tenant)
-        row = await session.scalar(wanted.options(undefer(ResponseRow.turn)) if with_turn else wanted)
-        return found(row, "response", response_id)
+        wanted = wanted.options(undefer(ResponseRow.turn)) if with_turn else wanted
+        return found(await session.scalar(wanted.with_for_update() if lock else wanted), "response", response_id)
 
     async def _lock(self, session: AsyncSession, row: ResponseRow) -> Lock:
         return (await self._store.lock(session, self._tenant)).of(row.data_key, "responses", row.id)

@@ -162,9 +162,7 @@ class TenantStore:
         async with self._store.session() as session:
             row = await self._file(session, file_id, FileRow.content)
             lock = await self._lock(session, row)
-        if len(row.content) < _SMALL_BYTES:
-            return lock.open(row.content, "files", file_id, "content")
-        return await asyncio.to_thread(lock.open, row.content, "files", file_id, "content")
+        return await _open(lock, row.content, file_id, "content")
 
     async def text(self, file_id: str) -> str:
         """The text of a file as it was parsed; raises NotFound where it has not been ingested."""
@@ -176,7 +174,7 @@ class TenantStore:
             lock = await self._lock(session, row)
         if row.text is None:
             raise NotFound(f"file {file_id} has not been ingested")
-        return lock.open(row.text, "files", file_id, "text").decode(), lock
+        return (await _open(lock, row.text, file_id, "text")).decode(), lock
 
     async def stores_with(self, file_id: str) -> dict[str, str]:
         """The ids of the stores that hold a file, and its status in each."""
@@ -187,12 +185,14 @@ class TenantStore:
     async def delete_file(self, file_id: str) -> list[str]:
         """Delete a file with its passages; returns the ids of the stores that held it."""
         async with self._store.write() as session:
-            row = await self._file(session, file_id)
-            stores = list(await session.scalars(select(MemberRow.store_id).where(MemberRow.file_id == file_id)))
-            await session.execute(delete(PassageRow).where(PassageRow.file_id == file_id))
-            await session.execute(delete(MemberRow).where(MemberRow.file_id == file_id))
+            row = await self._file(session, file_id, lock=True)
+            stores = list(
+                await session.scalars(select(MemberRow.store_id).where(MemberRow.file_id == file_id).order_by(MemberRow.store_id))
+            )
             for store_id in stores:
                 await self._store.jobs.cancel(session, self._tenant, INGEST, f"{store_id}/{file_id}")
+            await session.execute(delete(PassageRow).where(PassageRow.file_id == file_id))
+            await session.execute(delete(MemberRow).where(MemberRow.file_id == file_id))
             await session.delete(row)
         return stores
 
@@ -232,12 +232,12 @@ class TenantStore:
         """Put a file into a store; the worker ingests it. Doing so again starts the ingestion again."""
         async with self._store.write() as session:
             await self._storerow(session, store_id)
-            await self._file(session, file_id)
+            await self._file(session, file_id, lock=True)
+            await self._store.jobs.enqueue(session, self._tenant, INGEST, f"{store_id}/{file_id}")
             row = await session.get(MemberRow, (store_id, file_id)) or MemberRow(store_id=store_id, file_id=file_id, tenant_id=self._tenant)
             row.status, row.error_code, row.error_message, row.attributes = "in_progress", None, None, dict(attributes)
             row.created_at, row.usage_bytes = int(self._store.clock()), 0
             session.add(row)
-            await self._store.jobs.enqueue(session, self._tenant, INGEST, f"{store_id}/{file_id}")
         return _member(row)
 
     async def member(self, store_id: str, file_id: str) -> Member:
@@ -262,9 +262,11 @@ class TenantStore:
     async def remove_member(self, store_id: str, file_id: str) -> None:
         """Take a file out of a store; the file itself stays."""
         async with self._store.write() as session:
+            await self._storerow(session, store_id)
+            await self._file(session, file_id, lock=True)
             row = await self._memberrow(session, store_id, file_id)
-            await session.execute(delete(PassageRow).where(PassageRow.store_id == store_id, PassageRow.file_id == file_id))
             await self._store.jobs.cancel(session, self._tenant, INGEST, f"{store_id}/{file_id}")
+            await session.execute(delete(PassageRow).where(PassageRow.store_id == store_id, PassageRow.file_id == file_id))
             await session.delete(row)
 
     async def complete(
@@ -287,13 +289,16 @@ class TenantStore:
             )
             for chunk, vector in zip(chunks, vectors, strict=True)
         ]
-        async with self._store.jobs.finishing(job) if job else self._store.write() as session:
+        sealed = await _seal(lock, text.encode(), file_id, "text")
+        async with self._store.write() as session:
+            file = await self._file(session, file_id, lock=True)
+            if job:
+                await self._store.jobs.end(session, job)
             member = await self._memberrow(session, store_id, file_id)
-            file = await self._file(session, file_id)
             await session.execute(delete(PassageRow).where(PassageRow.store_id == store_id, PassageRow.file_id == file_id))
             session.add_all(passages)
             file.title = lock.seal(title.encode(), "files", file_id, "title")
-            file.text = lock.seal(text.encode(), "files", file_id, "text")
+            file.text = sealed
             member.status, member.usage_bytes = "completed", sum(4 * vectors.shape[1] + row.end - row.start for row in passages)
 
     async def fail(self, store_id: str, file_id: str, code: str, message: str, job: Job | None = None) -> None:
@@ -315,10 +320,10 @@ class TenantStore:
     async def _lock(self, session: AsyncSession, row: FileRow) -> Lock:
         return (await self._store.lock(session, self._tenant)).of(row.data_key, "files", row.id)
 
-    async def _file(self, session: AsyncSession, file_id: str, *columns: object) -> FileRow:
+    async def _file(self, session: AsyncSession, file_id: str, *columns: object, lock: bool = False) -> FileRow:
         wanted = select(FileRow).where(FileRow.id == checked("file", file_id), FileRow.tenant_id == self._tenant)
-        row = await session.scalar(wanted.options(*(undefer(column) for column in columns)))  # type: ignore[arg-type]
-        return found(row, "file", file_id)
+        wanted = wanted.options(*(undefer(column) for column in columns))  # type: ignore[arg-type]
+        return found(await session.scalar(wanted.with_for_update() if lock else wanted), "file", file_id)
 
     async def _storerow(self, session: AsyncSession, store_id: str) -> StoreRow:
         wanted = select(StoreRow).where(StoreRow.id == checked("vector store", store_id), StoreRow.tenant_id == self._tenant)
@@ -343,6 +348,13 @@ async def _seal(lock: Lock, content: bytes, file_id: str, column: str) -> bytes:
     if len(content) < _SMALL_BYTES:
         return lock.seal(content, "files", file_id, column)
     return await asyncio.to_thread(lock.seal, content, "files", file_id, column)
+
+
+async def _open(lock: Lock, sealed: bytes, file_id: str, column: str) -> bytes:
+    """The same the other way."""
+    if len(sealed) < _SMALL_BYTES:
+        return lock.open(sealed, "files", file_id, column)
+    return await asyncio.to_thread(lock.open, sealed, "files", file_id, column)
 
 
 def _place(store_id: str, file_id: str, number: int) -> str:

@@ -7,11 +7,12 @@ from sqlalchemy import update
 
 from deployments.core.errors import NotFound
 from deployments.core.ids import new_id
-from deployments.core.jobs import RESPOND
+from deployments.core.jobs import RESPOND, LeaseLost
 from deployments.core.responses import Item, StoredResponse
 from deployments.core.store import Store, TenantStore
 from deployments.core.tables import ResponseItemRow
 from deployments.core.vault import Sealed
+from tests.fakes import Clock
 
 
 def item(text: str) -> Item:
@@ -77,6 +78,51 @@ async def test_a_cancelled_response_takes_what_was_written_of_it_once(acme: Tena
     assert not await acme.responses.finish(made.id, "cancelled", b"again", [item("again")])
     assert (await acme.responses.get(made.id)).body == b"partial"
     assert await acme.responses.cancel(made.id) == (await acme.responses.get(made.id), 0)
+
+
+async def test_a_worker_that_was_overtaken_keeps_nothing(acme: TenantStore, store: Store, clock: Clock) -> None:
+    made = response()
+    await acme.responses.add(made, [], b"turn")
+    late = await store.jobs.lease({RESPOND: 5})
+    clock.forward(5)
+    job = await store.jobs.lease({RESPOND: 5})
+    assert late
+    assert job
+    with pytest.raises(LeaseLost):
+        await acme.responses.begin(made.id, b"begun late", late)
+    with pytest.raises(LeaseLost):
+        await acme.responses.finish(made.id, "failed", b"late", [item("late")], late)
+    assert await acme.responses.get(made.id) == made
+    await acme.responses.begin(made.id, b"begun", job)
+    assert await acme.responses.finish(made.id, "completed", b"done", [item("out")], job)
+    assert (await acme.responses.get(made.id)).body == b"done"
+    assert await store.jobs.extend(job, 5)  # until its log has ended too
+
+
+async def test_a_response_ends_once_whoever_ends_it_at_the_same_moment(acme: TenantStore) -> None:
+    for _ in range(10):
+        made = response()
+        await acme.responses.add(made, [item("in")], b"turn")
+        ended = await asyncio.gather(*(acme.responses.finish(made.id, "completed", b"done", [item("out")]) for _ in range(4)))
+        assert sorted(ended) == [False, False, False, True]
+        assert len((await acme.responses.chain(made.id, 1))[0]) == 2
+
+
+async def test_a_response_is_cancelled_or_finished_but_never_both(acme: TenantStore) -> None:
+    for _ in range(20):
+        made = response()
+        await acme.responses.add(made, [], b"turn")
+        finish = acme.responses.finish(made.id, "completed", b"done", [item("out")])
+        (seen, fence), finished = await asyncio.gather(acme.responses.cancel(made.id), finish)
+        assert (seen.status, bool(fence)) == (("completed", False) if finished else ("cancelled", True))
+        assert (await acme.responses.get(made.id)).status == seen.status
+
+
+async def test_a_deleted_response_leaves_no_job(acme: TenantStore, store: Store) -> None:
+    made = response()
+    await acme.responses.add(made, [item("in")], b"turn")
+    await acme.responses.delete(made.id)
+    assert await store.jobs.backlog() == 0
 
 
 async def test_a_chain_is_read_oldest_first_and_no_longer_than_asked(acme: TenantStore) -> None:

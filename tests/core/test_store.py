@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deployments.core.errors import NotFound
 from deployments.core.ids import new_id
-from deployments.core.jobs import INGEST, Job
+from deployments.core.jobs import INGEST, Job, LeaseLost
 from deployments.core.store import Store, TenantStore
 from deployments.core.types import Chunk
 from tests.fakes import Clock
@@ -215,6 +215,42 @@ async def test_workers_at_once_never_hold_the_same_work(acme: TenantStore, store
     leased = await asyncio.gather(*(lease(store, 60) for _ in range(40)))
     subjects = [work.subject for work in leased if work]
     assert len(subjects) == len(set(subjects)) == 30
+
+
+async def test_a_file_may_be_deleted_added_and_completed_at_once(acme: TenantStore, store: Store) -> None:
+    for _ in range(10):
+        store_id, [file_id] = await queued(acme)
+        job = await lease(store, 60)
+        ended = await asyncio.gather(
+            acme.complete(store_id, file_id, "Title", TEXT, CHUNKS, VECTORS, job),
+            acme.add_member(store_id, file_id, {}),
+            acme.remove_member(store_id, file_id),
+            acme.add_member(store_id, file_id, {}),
+            acme.delete_file(file_id),
+            return_exceptions=True,
+        )
+        assert [error for error in ended if isinstance(error, BaseException) and not isinstance(error, NotFound | LeaseLost)] == []
+        assert await acme.members(store_id) == []
+        assert await store.jobs.backlog() == 0
+
+
+async def test_a_file_that_is_added_many_times_at_once_is_ingested_once(acme: TenantStore, store: Store) -> None:
+    store_id = (await acme.add_store("docs")).id
+    file_id = (await acme.add_file("a.md", "assistants", b"x")).id
+    await asyncio.gather(*(acme.add_member(store_id, file_id, {}) for _ in range(5)))
+    assert held(await lease(store, 60)) == (f"{store_id}/{file_id}", 1)
+    assert await lease(store, 60) is None
+
+
+async def test_large_content_and_text_come_back_whole(acme: TenantStore) -> None:
+    store_id, _ = await queued(acme)
+    content = bytes(range(256)) * (6 << 10)
+    file_id = (await acme.add_file("a.md", "assistants", content)).id
+    await acme.add_member(store_id, file_id, {})
+    text = "Wheels turn. " * 120_000
+    await acme.complete(store_id, file_id, "Title", text, CHUNKS, VECTORS)
+    assert await acme.content(file_id) == content
+    assert await acme.text(file_id) == text
 
 
 WORKER = """

@@ -19,7 +19,7 @@ from deployments.core.types import Generation, Message, Outcome, Vector, Vectors
 from deployments.embedder.model import load
 from pipeline.remember import Remember
 from pipeline.session import EARLIER, SUMMARY, Recall, newest, recalled, spoken, tokens
-from tests.fakes import FakeEmbeds, database, means, tenant
+from tests.fakes import DIMENSIONS, FakeEmbeds, database, means, tenant
 
 LIMITS = Session()
 SUBJECTS = [
@@ -155,7 +155,7 @@ async def test_what_is_said_gets_its_vector_and_what_is_old_its_summary(store: S
         assert job
         await remember.run(means(store), job)
     assert await store.jobs.backlog() == 0
-    positions, vectors = await acme.conversations.vectors(name, 100, 100)
+    positions, vectors = await acme.conversations.vectors(name, 100, 100, DIMENSIONS)
     assert positions == list(range(11, -1, -1))
     assert np.allclose(vectors[0], FakeEmbeds.vector("answer 5"))
     summary = await acme.conversations.summary(name)
