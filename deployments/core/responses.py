@@ -47,8 +47,8 @@ class Responses:
         self._store = store
         self._tenant = tenant
 
-    async def add(self, response: StoredResponse, inputs: Sequence[Item], turn: bytes | None = None) -> None:
-        """Keep a response; with its turn, a worker answers it."""
+    async def add(self, response: StoredResponse, inputs: Sequence[Item], turn: bytes | None = None, outputs: Sequence[Item] = ()) -> None:
+        """Keep a response; with its turn, a worker answers it. One that has ended joins its conversation."""
         async with self._store.session() as session:
             lock, data_key = (await self._store.lock(session, self._tenant)).new("responses", response.id)
         row = ResponseRow(
@@ -68,6 +68,8 @@ class Responses:
             session.add(row)
             await session.flush()
             session.add_all(self._rows(response.id, inputs, 0, lock, output=False))
+            session.add_all(self._rows(response.id, outputs, len(inputs), lock, output=True))
+            await self._join(session, row, [*inputs, *outputs])
             if turn is not None:
                 await self._store.jobs.enqueue(session, self._tenant, RESPOND, response.id)
 
@@ -108,9 +110,7 @@ class Responses:
             lock = await self._lock(session, row)
             row.status, row.body, row.turn = status, lock.seal(body, "responses", response_id, "body"), None
             session.add_all(self._rows(response_id, outputs, len(known), lock, output=True))
-            if row.conversation_id and status in ("completed", "incomplete"):
-                inputs = [_item(item, lock) for item in known if not item.output]
-                await self._store.of_tenant(self._tenant).conversations.append(session, row.conversation_id, [*inputs, *outputs])
+            await self._join(session, row, [*(_item(item, lock) for item in known if not item.output), *outputs])
         return True
 
     async def cancel(self, response_id: str) -> tuple[StoredResponse, int]:
@@ -173,6 +173,11 @@ class Responses:
             spoken = (ConversationItemRow.tenant_id == self._tenant, ConversationItemRow.item_id == item_id)
             said = found(await session.scalar(select(ConversationItemRow).where(*spoken).limit(1)), "item", item_id)
         return await self._store.of_tenant(self._tenant).conversations.item(said.conversation_id, item_id)
+
+    async def _join(self, session: AsyncSession, row: ResponseRow, items: Sequence[Item]) -> None:
+        """Put the items of a response that has ended well at the end of its conversation."""
+        if row.conversation_id and row.status in ("completed", "incomplete"):
+            await self._store.of_tenant(self._tenant).conversations.append(session, row.conversation_id, items)
 
     def _rows(self, response_id: str, items: Sequence[Item], first: int, lock: Lock, *, output: bool) -> list[ResponseItemRow]:
         return [

@@ -107,12 +107,11 @@ def keeper(parts: Context, asked: Asked) -> Keep:
         return forget
 
     async def keep(log: Sequence[Delta]) -> None:
-        responses = parts.store.of(asked.turn.principal).responses
         events = asked.events()
         events.start()
         events.feed(log)
-        await responses.add(stored(asked), asked.inputs)
-        await responses.finish(asked.turn.id, events.status, events.body(), events.outputs())
+        ended = msgspec.structs.replace(stored(asked), status=events.status, body=events.body())
+        await parts.store.of(asked.turn.principal).responses.add(ended, asked.inputs, outputs=events.outputs())
 
     return keep
 

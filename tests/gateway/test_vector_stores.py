@@ -190,3 +190,10 @@ async def test_a_removed_file_is_out_of_the_index_but_still_a_file(desk: Desk, a
     with pytest.raises(NotFoundError):
         await acme.vector_stores.files.retrieve(file_id, vector_store_id=store.id)
     assert (await acme.files.retrieve(file_id)).id == file_id
+
+
+async def test_a_name_that_no_database_takes_is_400(desk: Desk) -> None:
+    async with desk.http(await desk.key("acme")) as http:
+        response = await http.post("/v1/vector_stores", json={"name": "a\x00b"})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "name"

@@ -4,15 +4,19 @@ import asyncio
 import contextlib
 import json
 import random
+import shutil
 import statistics
+import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.integration.conftest import Stack
+from tests.integration.conftest import Stack, end, start
+from tests.loadtest.conftest import Simulator
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 
@@ -96,6 +100,44 @@ async def test_idle_sockets_cost_little_and_slow_down_nobody(stack: Stack, http:
     figures = f"{each:.1f} KiB each; TTFT p95 of 50 streams {alone * 1000:.0f} ms without them, {beside * 1000:.0f} ms with them"
     print(f"{count} idle WebSockets: {figures}")  # noqa: T201
     assert beside < 3 * alone
+
+
+@pytest.fixture
+def unhurried(spawn: Callable[..., Simulator]) -> Iterator[Stack]:
+    """A stack whose model writes two words a second."""
+    path = Path(tempfile.mkdtemp(prefix="hr-"))
+    running = start(path / "data", spawn("--ttft-ms", "200", "--itl-ms", "500", "--tokens", "20"))
+    yield running
+    alive = end(running)
+    shutil.rmtree(path, ignore_errors=True)
+    assert alive == []
+
+
+@pytest.mark.full
+async def test_five_hundred_slow_streams_at_once_are_answered_whole(unhurried: Stack) -> None:
+    limits, headers = httpx2.Limits(max_connections=600), {"authorization": f"Bearer {unhurried.key}"}
+    gateway = unhurried.named("ServeReplica:headrace:gateway")
+    before, waits = gateway.memory_info().rss, list[float]()
+
+    async def one(http: httpx2.AsyncClient, number: int) -> str:
+        await asyncio.sleep(number * 0.01)
+        body = {"model": "headrace-direct", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+        started, text = time.monotonic(), ""
+        async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+            async for line in response.aiter_lines():
+                if line.startswith("data: {"):
+                    choices = json.loads(line[6:])["choices"]
+                    piece = "".join(choice["delta"].get("content") or "" for choice in choices)
+                    if piece and not text:
+                        waits.append(time.monotonic() - started)
+                    text += piece
+        return text
+
+    async with httpx2.AsyncClient(base_url=unhurried.url, headers=headers, timeout=60, limits=limits) as http:
+        texts = await asyncio.gather(*(one(http, number) for number in range(500)))
+    grown = (gateway.memory_info().rss - before) / (1 << 20)
+    print(f"500 slow streams at once: TTFT p95 {p95(sorted(waits)) * 1000:.0f} ms (the model's 200), {grown:.0f} MiB more memory")  # noqa: T201
+    assert {text.split()[-1] for text in texts} == {"w19"}
 
 
 @pytest.mark.full

@@ -37,7 +37,7 @@ class StoreRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    name: Annotated[str, StringConstraints(max_length=256)] | None = None
+    name: Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00]*$")] | None = None
     metadata: Annotated[dict[Key, Words], Field(max_length=16)] | None = None
     file_ids: Annotated[list[str], Field(max_length=MAX_FILES_AT_ONCE)] | None = None
     chunking_strategy: Chunking | None = None
