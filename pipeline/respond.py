@@ -66,9 +66,13 @@ class Respond:
         ref = LogRef(job.subject, job.tenant, (), record=True, shared=True, epoch=job.fence * EPOCHS_PER_LEASE)
         with means.outbox.writer(ref) as writer:
             await writer.seize()
-            last = writer.failed(HeadraceError(message))
-            await _keeper(means, job)((*writer.written, last))
-            writer.end(last)
+            stored = await means.store.of(job.principal).responses.get(job.subject)
+            if stored.status in ENDED:
+                _end(writer, stored)
+            else:
+                last = writer.failed(HeadraceError(message))
+                await _keeper(means, job)((*writer.written, last))
+                writer.end(last)
             await writer.drain()
         async with means.store.jobs.finishing(job, "failed", code):
             pass

@@ -1,5 +1,6 @@
 """From a request for a response to the turn that answers it: what it refers to is looked up, and the outcome is kept."""
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from deployments.gateway.responses import Plan, ResponseRequest, window
 
 MAX_CHAIN = 200
 """Responses that `previous_response_id` reaches back over."""
+
+_WAKE_S = 0.2
+"""No longer does a caller wait for a worker to hear of its response."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -86,8 +90,9 @@ async def ask(parts: Context, caller: Principal, body: ResponseRequest, goes_on:
 async def enqueue(parts: Context, asked: Asked) -> None:
     """Write down a response that outlives its connection, and have a worker take it."""
     await parts.store.of(asked.turn.principal).responses.add(stored(asked), asked.inputs, _encode(asked.turn))
-    with contextlib.suppress(HeadraceError):  # it looks by itself, too
-        await parts.stages.works.wake()
+    with contextlib.suppress(HeadraceError, TimeoutError):  # it looks by itself, too
+        async with asyncio.timeout(_WAKE_S):
+            await parts.stages.works.wake()
 
 
 async def prewarm(parts: Context, asked: Asked) -> list[Delta]:
