@@ -207,7 +207,8 @@ async def test_nothing_is_lost_when_valkey_is_killed_and_wiped(pair: Stack, http
     assert ends == {"response.completed": 10 * count}
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("count", [20])
 async def test_chat_goes_on_when_valkey_is_killed_and_wiped(pair: Stack, http: httpx2.AsyncClient, count: int) -> None:
     chance, errors = random.Random(9), list[str]()
 
