@@ -141,6 +141,11 @@ class Follower:
         ready, self._ready, self._lag_bytes = self._ready, [], 0
         return ready
 
+    def fail(self, error: HeadraceError) -> None:
+        """Make every read raise, because nothing will follow."""
+        self._broken = error
+        self._wake()
+
     def nudge(self) -> None:
         """Make a read that waits return nothing."""
         if self._arrival and not self._arrival.done():

@@ -5,7 +5,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -14,7 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from deployments.core import config
 from deployments.core.errors import Overloaded, StreamInterrupted
-from deployments.core.log import Batch, Writer, encode, fenced, read, seize, shared_channel, stream_key
+from deployments.core.log import Batch, Entries, Writer, encode, fenced, read, seize, shared_channel, stream_key
 from deployments.core.types import Delta, LogRef
 
 _logger = logging.getLogger("headrace.outbox")
@@ -209,7 +209,7 @@ class Outbox:
         if not len(pipe):
             return []
         replies = await pipe.execute(raise_on_error=False)
-        lost = [writer for place, writer in recorded.items() if place is not None and not _judge(writer, replies[place])]
+        lost = [writer for place, writer in recorded.items() if place is not None and not await self._kept(writer, replies[place])]
         for batches, count in zip(pushes.values(), replies[first_push:], strict=True):
             lost += [writer for writer, _ in batches] if count == 0 else []
         return lost
@@ -231,6 +231,23 @@ class Outbox:
             pipe.expire(name, self._settings.ttl_s)
         return place
 
+    async def _kept(self, writer: Writer, reply: object) -> bool:
+        """False where what was sent has to be sent again; breaks a writer whose record was refused because another has taken over.
+
+        Refused is also a writer that was overtaken by the one it has handed the log to, which holds all that this one holds.
+        """
+        if isinstance(reply, ResponseError):
+            if "equal or smaller" not in str(reply):
+                raise reply
+            newest = cast(Entries, await self._valkey.xrevrange(stream_key(writer.ref), count=1))
+            if newest and int(newest[0][0].split(b"-")[0]) > writer.epoch:
+                writer.broken = fenced()
+                return True
+        elif reply is not None:
+            return True
+        writer.recorded, writer.keep_until = None, 0.0
+        return False
+
     async def _hold(self, writers: list[Writer]) -> None:
         """Keep what could not be delivered, up to the longest stall."""
         now = asyncio.get_running_loop().time()
@@ -244,15 +261,3 @@ class Outbox:
             writer.rewind()
             self._dirty[writer] = None
         await asyncio.sleep(RETRY_S)
-
-
-def _judge(writer: Writer, reply: object) -> bool:
-    """False where the record was lost; breaks a writer whose record was refused because another has gone on."""
-    if reply is None:
-        writer.recorded, writer.keep_until = None, 0.0
-    if not isinstance(reply, ResponseError):
-        return reply is not None
-    if "equal or smaller" not in str(reply):
-        raise reply
-    writer.broken = fenced()
-    return True

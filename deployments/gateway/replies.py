@@ -15,7 +15,7 @@ from typing import Protocol
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from deployments.core.errors import HeadraceError, Overloaded
+from deployments.core.errors import HeadraceError, Overloaded, StreamInterrupted
 from deployments.core.follow import Follower
 from deployments.core.patience import Patience
 from deployments.core.run import Keep, Run, forget
@@ -44,11 +44,19 @@ async def answering(parts: Context, turn: Turn, keep: Keep = forget) -> AsyncGen
     ref = LogRef(turn.id, turn.principal.tenant, (parts.hub.channel,), record=parts.settings.log.record)
     with parts.hub.follow(turn.id) as follower, parts.hub.tape(turn.id) as tape, parts.outbox.writer(ref) as writer:
         flow = asyncio.create_task(parts.flow.answer(turn, Run(writer, tape, parts.store, keep)))
+        flow.add_done_callback(lambda task: _broken_off(task, follower))
         try:
             yield follower
         finally:
             flow.cancel()
             await asyncio.gather(flow, return_exceptions=True)
+
+
+def _broken_off(flow: asyncio.Task[None], follower: Follower) -> None:
+    """A flow that raises leaves a log without an end: its follower is told."""
+    if not flow.cancelled() and (error := flow.exception()):
+        _logger.warning("an answer broke off: %s", error)
+        follower.fail(error if isinstance(error, HeadraceError) else StreamInterrupted("the answer broke off"))
 
 
 class Client:

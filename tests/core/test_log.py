@@ -154,6 +154,35 @@ async def test_valkey_killed_and_wiped_is_a_stall_without_a_gap(valkey: Redis, v
         assert await read(valkey, ref(hub)) == deltas
 
 
+async def test_who_handed_a_log_over_and_who_took_it_both_write_it_again_and_neither_is_fenced(
+    valkey: Redis, valkey_server: Server, hub: Hub
+) -> None:
+    theirs = connect(valkey_server.url)
+    flows, generators = Outbox(valkey, SETTINGS, local=hub), Outbox(theirs, SETTINGS)
+
+    async def answer(number: int) -> int:
+        at = ref(hub, f"r{number}")
+        with hub.tape(at.response_id) as tape, flows.writer(at) as flow:
+            flow.open()
+            with generators.writer(LogRef(at.response_id, "t1", at.channels, True, written=flow.written)) as generator:
+                for word in range(40):
+                    generator.text(f"w{word} ")
+                    await asyncio.sleep(0.02)
+                await generator.drain()
+            assert await tape.until(generator.next_seq, 5)
+            flow.adopt(tape.deltas)
+            flow.end(flow.finished(Outcome(flow.next_seq, "stop", Usage())))
+            await flow.drain()
+            return "".join(delta.text for delta in tape.deltas if isinstance(delta, Text)).count("w")
+
+    answers = [asyncio.create_task(answer(number)) for number in range(30)]
+    await asyncio.sleep(0.3)
+    valkey_server.kill()
+    valkey_server.start()
+    assert await asyncio.gather(*answers) == [40] * 30
+    await theirs.aclose()
+
+
 async def test_valkey_that_hangs_counts_as_away(valkey: Redis, valkey_server: Server, hub: Hub) -> None:
     unbounded = connect(valkey_server.url, reply_timeout_s=None)
     outbox = Outbox(unbounded, config.Log(tick_ms=2, stall_s=10))
