@@ -44,6 +44,9 @@ _RESUMES = 6
 _RESUME_S = 0.25
 """The first pause before another call; each next one is twice as long."""
 
+_LATE_S = 0.05
+"""How long the last words of a generator that broke off may take to arrive."""
+
 UNGROUNDED = Route(
     "default", retrieve=False, context_tokens=0, reason="there is nothing to search, or the caller asked for the model alone"
 )
@@ -74,12 +77,12 @@ class Flow:
                 await _end(run, writer.cancelled())
             raise
         except HeadraceError as error:
-            last = _break(run, error)
+            last = await _break(run, error)
         except TimeoutError:
-            last = _break(run, DeadlineExceeded("the answer took longer than it may"))
+            last = await _break(run, DeadlineExceeded("the answer took longer than it may"))
         except Exception:
             _logger.exception("turn %s failed", turn.id)
-            last = _break(run, HeadraceError("headrace failed to answer; the log has the reason"))
+            last = await _break(run, HeadraceError("headrace failed to answer; the log has the reason"))
         await _end(run, last)
 
     async def _run(self, turn: Turn, run: Run) -> Last:
@@ -182,10 +185,11 @@ def _log(writer: Writer) -> LogRef:
     return msgspec.structs.replace(writer.ref, epoch=writer.epoch, written=writer.written)
 
 
-def _break(run: Run, error: HeadraceError) -> Last:
+async def _break(run: Run, error: HeadraceError) -> Last:
     """The end of a response that broke off, from wherever its generator got to; raises what fenced its log off."""
     if broken := run.writer.broken or (error if error.wire_code == fenced().wire_code else None):
         raise broken
+    await asyncio.sleep(_LATE_S)  # what the generator wrote last may still be on its way
     run.writer.fence(run.tape.deltas)
     return run.writer.failed(error)
 
