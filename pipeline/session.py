@@ -13,10 +13,9 @@ import numpy as np
 
 from deployments.core.config import Session as Limits
 from deployments.core.conversations import Conversations, Placed
+from deployments.core.estimate import CHARS_PER_TOKEN, estimate
 from deployments.core.types import Message, Vector, Vectors
-
-_CHARS_PER_TOKEN = 4
-"""Characters of English text that make one token, roughly; budgets are no limits of the model."""
+from deployments.gateway.items import messages
 
 _TAIL_ITEMS = 64
 """Newest items that are looked at; the budget holds fewer."""
@@ -76,18 +75,9 @@ def recalled(messages: Sequence[Message], earlier: Sequence[Message]) -> tuple[M
 
 
 def spoken(placed: Sequence[Placed]) -> list[Spoken]:
-    """The messages with words among some items."""
-    found: list[Spoken] = []
-    for one in placed:
-        item = msgspec.json.decode(one.item.body)
-        if item.get("type", "message") != "message":
-            continue
-        content = item.get("content") or ""
-        parts = [content] if isinstance(content, str) else [part.get("text") or part.get("refusal") or "" for part in content]
-        if text := "\n".join(part for part in parts if part).strip():
-            role = item.get("role", "user")
-            found.append(Spoken(one.position, Message("system" if role == "developer" else role, text)))
-    return found
+    """The messages with words among some items; what functions gave is none of them."""
+    said = [(one.position, message) for one in placed for message in messages([one.item.body])]
+    return [Spoken(position, message) for position, message in said if message.role != "tool" and message.content.strip()]
 
 
 def newest(said: Sequence[Spoken], budget_tokens: int) -> list[Spoken]:
@@ -113,12 +103,12 @@ def nearest(vector: Vector, vectors: Vectors, count: int) -> list[int]:
 
 def tokens(message: Message) -> int:
     """How many tokens a message takes, roughly."""
-    return len(message.content) // _CHARS_PER_TOKEN + 4
+    return estimate(message.content) + 4
 
 
 def clip(text: str, budget_tokens: int) -> str:
     """The beginning of a text, within a budget."""
-    return text[: budget_tokens * _CHARS_PER_TOKEN]
+    return text[: budget_tokens * CHARS_PER_TOKEN]
 
 
 def _speaker(message: Message) -> str:

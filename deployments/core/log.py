@@ -73,6 +73,10 @@ class Sends(Protocol):
         """Note that a writer has something to send; raises what broke its log."""
         ...
 
+    def announce(self, writer: "Writer") -> None:
+        """Have followers in this process drop, from now on, what writers of a lower epoch send."""
+        ...
+
     async def seize(self, writer: "Writer") -> list[Delta]:
         """Fence every writer of a lower epoch off, and return the record."""
         ...
@@ -185,6 +189,7 @@ class Writer:
     def fence(self, seen: Sequence[Delta]) -> None:
         """Take the log from a generator that did not return: a higher epoch, going on behind what was followed."""
         self.epoch += 1
+        self._outbox.announce(self)
         self.adopt(seen)
 
     async def seize(self, seen: Sequence[Delta] = ()) -> None:

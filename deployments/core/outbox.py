@@ -82,6 +82,11 @@ class Outbox:
                 self._alarm.set_result(None)
         self._ensure()
 
+    def announce(self, writer: Writer) -> None:
+        """Have followers in this process drop, from now on, what writers of a lower epoch send; the next flush may be seconds away."""
+        if self._local and self._local.channel in writer.ref.channels:
+            self._local.deliver((writer.ref.response_id, writer.epoch, []))
+
     async def beat(self) -> None:
         """Return when the next flush is about to begin: what is written then leaves with it, so a source read at each beat is read
         as seldom as it is flushed."""

@@ -3,13 +3,13 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from deployments.core.config import Settings
 from deployments.core.errors import InvalidRequest, Unsupported
 from deployments.core.ids import new_id
 from deployments.core.types import Message, Principal, Role, Sampling, Tool, Toolbox, ToolCall, Turn
-from deployments.gateway.wire import Part, Words, known, refuse
+from deployments.gateway.wire import Part, Sampled, Words, known, refuse
 
 MAX_TOOLS = 128
 MAX_SCHEMA_BYTES = 64 << 10
@@ -75,12 +75,6 @@ class ChatMessage(Part):
         return Message(role, text, calls, self.tool_call_id)
 
 
-class StreamOptions(Part):
-    """What a streamed response carries besides text."""
-
-    include_usage: bool | None = None
-
-
 class ResponseFormat(Part):
     """The shape of the answer."""
 
@@ -131,24 +125,11 @@ class ToolChoice(Part):
     allowed_tools: Allowed | None = None
 
 
-class ChatRequest(BaseModel):
+class ChatRequest(Sampled):
     """POST /v1/chat/completions. Unknown fields are ignored, fields that would change the meaning are refused."""
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
-
-    model: str = Field(max_length=256)
     messages: list[ChatMessage] = Field(min_length=1)
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: list[Words] | None = Field(None, max_length=4)
-    n: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
@@ -156,11 +137,6 @@ class ChatRequest(BaseModel):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     modalities: list[Words] | None = Field(None, max_length=8)
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _one_stop(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
 
     @field_validator("tool_choice", mode="before")
     @classmethod

@@ -4,44 +4,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from deployments.core.config import Settings
 from deployments.core.errors import HeadraceError, InvalidRequest, Unsupported
 from deployments.core.ids import new_id
 from deployments.core.types import Cancelled, Delta, Failed, Finished, Message, Principal, Sampling, Text, Turn, Usage
 from deployments.gateway import envelope
-from deployments.gateway.chat import StreamOptions
-from deployments.gateway.wire import FINGERPRINT, MAX_EVENT_CHARS, Words, known, refuse, usage
+from deployments.gateway.wire import FINGERPRINT, MAX_EVENT_CHARS, Sampled, Words, known, refuse, usage
 
 _UNBUILT = ("logit_bias", "logprobs", "suffix")
 _encode = msgspec.json.encode
 
 
-class CompletionRequest(BaseModel):
+class CompletionRequest(Sampled):
     """POST /v1/completions: a prompt without roles, which is asked as a user would."""
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
-
-    model: str = Field(max_length=256)
     prompt: Words | list[Words] | list[int] | list[list[int]]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     echo: bool | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: list[Words] | None = Field(None, max_length=4)
-    n: int | None = Field(None, ge=1)
     best_of: int | None = None
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _one_stop(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
 
     def turns(self, caller: Principal, settings: Settings, now: float, store_id: str | None) -> list[Turn]:
         """The turns of each prompt, `n` for each; raises InvalidRequest, Unsupported or NoSuchModel."""

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol, cast
 
-from fastapi import Depends, FastAPI, Request, WebSocket
+from fastapi import Depends, FastAPI, Query, Request, WebSocket
 from starlette.requests import HTTPConnection
 
 from deployments.core.config import Settings
@@ -123,3 +123,7 @@ Visitor = Annotated[Principal, Depends(_visitor)]
 Asker = Annotated[Principal, scope("chat")]
 Reader = Annotated[Principal, scope("files:read")]
 Writes = Annotated[Principal, scope("files:write")]
+
+AfterItem = Annotated[str, Query(max_length=80)]
+PageSize = Annotated[int, Query(ge=1, le=100)]
+"""Where a page of items begins, and how many it may hold."""

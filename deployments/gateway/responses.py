@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from deployments.core.config import Settings
 from deployments.core.errors import ContextTooLong, InvalidRequest, Unsupported
+from deployments.core.estimate import CHARS_PER_TOKEN
 from deployments.core.ids import new_id
 from deployments.core.responses import Item
 from deployments.core.types import DIRECT, Message, Principal, Sampling, Search, Tool, Toolbox, Turn
@@ -29,7 +30,6 @@ MAX_SCHEMA_BYTES = 64 << 10
 
 _UNBUILT = ("context_management", "moderation", "image", "access_programs", "prompt", "logit_bias")
 _MAX_ECHO_BYTES = 512
-_CHARS_PER_TOKEN = 4
 
 
 class Ranking(Part):
@@ -280,7 +280,7 @@ class Plan(msgspec.Struct, frozen=True):
 def estimate(messages: Sequence[Message]) -> int:
     """How many tokens some messages take, roughly."""
     calls = sum(len(call.name) + len(call.arguments) for message in messages for call in message.calls)
-    return (sum(len(message.content) for message in messages) + calls) // _CHARS_PER_TOKEN + 4 * len(messages)
+    return (sum(len(message.content) for message in messages) + calls) // CHARS_PER_TOKEN + 4 * len(messages)
 
 
 def window(messages: Sequence[Message], budget_tokens: int, truncation: str) -> tuple[Message, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from deployments.core.errors import NoSuchModel, Unsupported
 from deployments.core.types import MODELS, Usage
@@ -31,6 +31,35 @@ class Part(BaseModel):
     """A part of a request; what is unknown in it is ignored."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class StreamOptions(Part):
+    """What a streamed response carries besides text."""
+
+    include_usage: bool | None = None
+
+
+class Sampled(BaseModel):
+    """What both kinds of completions are asked with; unknown fields are kept, to be ignored or refused by name."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    model: str = Field(max_length=256)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: list[Words] | None = Field(None, max_length=4)
+    n: int | None = Field(None, ge=1)
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
 
 
 def refuse(extra: Mapping[str, Any], unbuilt: tuple[str, ...]) -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from deployments.core.errors import StreamInterrupted
+from deployments.core.estimate import estimate
 from deployments.core.ids import new_id
 from deployments.core.log import Writer
 from deployments.core.ports import Relay
 from deployments.core.types import Called, Citation, Generation, Logprob, Outcome, Reason, Text, Usage
 from deployments.generator.calls import Calls
-from deployments.generator.resumed import Resumed, estimate, spoken
+from deployments.generator.resumed import Resumed, spoken
 from deployments.generator.sse import Piece
 from deployments.generator.stops import Spoken, Stops
 

@@ -15,10 +15,11 @@ from openai.types.chat import ChatCompletionChunk
 
 from deployments.core import config
 from deployments.core.errors import BackendFailed, ContextTooLong, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded
+from deployments.core.estimate import estimate
 from deployments.core.patience import Patience
 from deployments.core.types import Generation, Message, Tool, Toolbox
 from deployments.generator.grammar import quoting
-from deployments.generator.resumed import estimate, spoken
+from deployments.generator.resumed import spoken
 from deployments.generator.sse import EventReader, Piece
 
 _logger = logging.getLogger("headrace.generator")

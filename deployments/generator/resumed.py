@@ -5,13 +5,6 @@ from collections.abc import Sequence
 from deployments.core.ports import Relay
 from deployments.core.types import Citation, Cited, Delta, Text
 
-_CHARS_PER_TOKEN = 4
-
-
-def estimate(text: str) -> int:
-    """Tokens of a text, roughly: a token per four characters."""
-    return len(text) // _CHARS_PER_TOKEN
-
 
 def spoken(log: Sequence[Delta]) -> str:
     """What the model has said, as the log holds it: our citation markers are cut out, with the space before each.

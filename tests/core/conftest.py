@@ -1,12 +1,17 @@
 """The database of the core's tests, on both engines."""
 
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
+from deployments.core import config
+from deployments.core.follow import Hub
 from deployments.core.store import Store, TenantStore
 from deployments.core.vault import Vault
+from tests.conftest import Server, redis_program
 from tests.fakes import ROOT, Clock, database, tenant
 
 
@@ -34,3 +39,21 @@ async def acme(store: Store) -> TenantStore:
 @pytest.fixture
 async def other(store: Store) -> TenantStore:
     return store.of(await tenant(store, "other"))
+
+
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def valkey_server(request: pytest.FixtureRequest, valkey_program: str) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder), valkey_program if request.param == "valkey" else redis_program())
+        server.start()
+        yield server
+        server.kill()
+
+
+@pytest.fixture
+async def hub(valkey: Redis) -> AsyncIterator[Hub]:
+    hub = Hub(valkey, config.Log())
+    hub.start()
+    await hub.ready(5)
+    yield hub
+    await hub.close()

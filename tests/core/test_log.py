@@ -3,9 +3,6 @@
 import asyncio
 import random
 import signal
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -17,7 +14,7 @@ from deployments.core.log import read, stream_key
 from deployments.core.outbox import REPLY_S, Outbox
 from deployments.core.types import Citation, Cited, Delta, Failed, Finished, LogRef, Opened, Outcome, Text, Usage
 from deployments.core.valkey import connect
-from tests.conftest import Server, redis_program
+from tests.conftest import Server
 from tests.fakes import until
 
 SETTINGS = config.Log(tick_ms=2, stall_s=3)
@@ -32,24 +29,6 @@ async def collect(follower: Follower) -> list[Delta]:
     while not deltas or not isinstance(deltas[-1], Finished | Failed):
         deltas += await follower.read()
     return deltas
-
-
-@pytest.fixture(scope="module", params=["valkey", "redis"])
-def valkey_server(request: pytest.FixtureRequest, valkey_program: str) -> Iterator[Server]:
-    with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder), valkey_program if request.param == "valkey" else redis_program())
-        server.start()
-        yield server
-        server.kill()
-
-
-@pytest.fixture
-async def hub(valkey: Redis):
-    hub = Hub(valkey, SETTINGS)
-    hub.start()
-    await hub.ready(5)
-    yield hub
-    await hub.close()
 
 
 async def write(outbox: Outbox, at: LogRef, words: list[str], pause_s: float = 0.0) -> None:
@@ -126,6 +105,22 @@ async def test_what_was_recorded_beyond_a_fence_is_void(valkey: Redis, hub: Hub)
         new.end(last)
         await new.drain()
     assert await read(valkey, ref(hub)) == [Text(0, "a"), Text(1, "b"), last]
+
+
+async def test_what_a_fenced_writer_still_sends_reaches_no_follower_though_the_fence_is_not_flushed_yet(
+    valkey: Redis, valkey_server: Server, hub: Hub
+) -> None:
+    flows = Outbox(valkey, SETTINGS, local=hub)
+    with hub.follow("r1") as follower, flows.writer(ref(hub)) as flow:
+        flow.open()
+        opened = await follower.read()
+        await flow.drain()
+        flow.fence(opened)
+        hub.deliver(("r1", 1, [Text(1, "late"), Text(2, "words")]))
+        last = flow.cancelled()
+        flow.end(last)
+        async with asyncio.timeout(5):
+            assert await follower.read() == [last]
 
 
 async def test_a_response_in_this_process_needs_no_push(valkey: Redis, hub: Hub) -> None:

@@ -2,9 +2,6 @@
 
 import asyncio
 import contextlib
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -15,29 +12,11 @@ from deployments.core.follow import Follower, Hub
 from deployments.core.log import read, seize, stream_key
 from deployments.core.outbox import Outbox
 from deployments.core.types import Cancelled, Delta, Failed, Finished, LogRef, Opened, Outcome, Text, Usage
-from tests.conftest import Server, redis_program
+from tests.conftest import Server
 from tests.fakes import until
 
 SETTINGS = config.Log(tick_ms=2, stall_s=3)
 REF = LogRef("r1", "t1", (), record=True, shared=True)
-
-
-@pytest.fixture(scope="module", params=["valkey", "redis"])
-def valkey_server(request: pytest.FixtureRequest, valkey_program: str) -> Iterator[Server]:
-    with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder), valkey_program if request.param == "valkey" else redis_program())
-        server.start()
-        yield server
-        server.kill()
-
-
-@pytest.fixture
-async def hub(valkey: Redis):
-    hub = Hub(valkey, SETTINGS)
-    hub.start()
-    await hub.ready(5)
-    yield hub
-    await hub.close()
 
 
 async def collect(follower: Follower) -> list[Delta]:

@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(3000)]
 WORDS = [f"w{i}" for i in range(60)]
 LAST = ("response.completed", "response.incomplete", "response.failed")
 LONGEST_S = 60
+CALM_S = 11
+"""A Valkey that dies younger is started again only after a pause, which grows."""
 
 Event = dict[str, Any]
 
@@ -229,6 +231,7 @@ async def test_chat_goes_on_when_valkey_is_killed_and_wiped(pair: Stack, http: h
 
     for _ in range(count):
         pair.until(lambda: all(state["ok"] for state in _ready(pair).values()), "every part", 90)
+        pair.until(lambda: time.time() - pair.named("valkey.conf").create_time() > CALM_S, "a Valkey that is started again at once", 90)
         chatting = [asyncio.create_task(chat(number)) for number in range(50)]
         await asyncio.sleep(chance.uniform(0.3, 1.5))
         pair.named("valkey.conf").kill()

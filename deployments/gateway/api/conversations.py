@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.core.conversations import Conversation
 from deployments.core.responses import Item
-from deployments.gateway.context import Asker, Parts
+from deployments.gateway.context import AfterItem, Asker, PageSize, Parts
 from deployments.gateway.items import normalised, page
 from deployments.gateway.wire import Words
 
@@ -83,8 +83,8 @@ async def list_items(
     conversation_id: str,
     parts: Parts,
     caller: Asker,
-    after: Annotated[str, Query(max_length=80)] = "",
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: AfterItem = "",
+    limit: PageSize = 20,
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
     """Items in order."""

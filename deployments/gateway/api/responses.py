@@ -11,7 +11,7 @@ from deployments.core.responses import ENDED, StoredResponse
 from deployments.core.types import Principal
 from deployments.gateway.asking import ask, enqueue, keeper, outlives
 from deployments.gateway.attached import Attached, AttachedBody, shared
-from deployments.gateway.context import Asker, Context, Parts
+from deployments.gateway.context import AfterItem, Asker, Context, PageSize, Parts
 from deployments.gateway.events import Event, ResponseEvents, encoder
 from deployments.gateway.items import page
 from deployments.gateway.replies import Stream, Whole
@@ -106,8 +106,8 @@ async def input_items(
     response_id: str,
     parts: Parts,
     caller: Asker,
-    after: Annotated[str, Query(max_length=80)] = "",
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: AfterItem = "",
+    limit: PageSize = 20,
     order: Literal["asc", "desc"] = "desc",
 ) -> Response:
     """What a response was asked with."""
