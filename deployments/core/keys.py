@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from deployments.core.errors import Unauthenticated
 from deployments.core.ids import new_id
+from deployments.core.limits import Policy
 from deployments.core.store import Store
 from deployments.core.tables import KeyRow, SessionRow, TenantRow
 from deployments.core.types import Principal
@@ -101,6 +102,10 @@ class Keys:
             self._verified.clear()
         self._verified[digest] = (now, principal)
         return principal
+
+    async def policy(self, principal: Principal) -> Policy:
+        """The limits of a verified principal."""
+        return Policy()
 
     async def open_session(self, principal: Principal) -> str:
         """Open a browser session with that principal's key; returns the cookie's value."""

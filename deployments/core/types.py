@@ -16,11 +16,16 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who is asking: a tenant, the key that proved it, and what that key may do."""
+    """Who is asking: a tenant, the key that proved it, and what that key may do; `user` is whom a session token names.
+
+    `models` are those the caller may name; None is all of them.
+    """
 
     tenant: str
     key_id: str
     scopes: frozenset[str]
+    user: str | None = None
+    models: frozenset[str] | None = None
 
 
 class ToolCall(msgspec.Struct, frozen=True):
