@@ -39,7 +39,9 @@ def answer(error: HeadraceError) -> Response:
         headers["x-should-retry"] = str(error.retry).lower()
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return Response(msgspec.json.encode(body(error)), error.status, headers, "application/json")
+    response = Response(msgspec.json.encode(body(error)), error.status, headers, "application/json")
+    response.raw_headers += error.headers
+    return response
 
 
 async def on_headrace_error(request: Request, error: Exception) -> Response:
