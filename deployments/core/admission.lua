@@ -39,28 +39,31 @@ local function month_of(day)
 end
 
 -- A rate is {field, limit, period in ms, 'r' or 't'}: requests or tokens. Its stored time, with what a clock that went back left of it.
-local function stored_tat(text, rate, now)
-  local tat = number(text, 0)
-  local most = now + rate[3] + LOST_CLOCK_MS
-  return tat > most and now + rate[3] or tat
+local function stored_tat(key, rate, now)
+  local tat = number(redis.call('HGET', key, rate[1]), 0)
+  if tat > now + rate[3] + LOST_CLOCK_MS then
+    tat = now + rate[3]
+    redis.call('HSET', key, rate[1], string.format('%.3f', tat))
+  end
+  return tat
 end
 
-local function charge(tenant, rates, requests, tokens, now)
+-- `since` is when the lease began: what is given back of another day's or month's tokens does not count for today.
+local function charge(tenant, rates, requests, tokens, now, since)
   if requests == 0 and tokens == 0 then return end
   local key = rate_key(tenant)
   for _, rate in ipairs(rates) do
     local cost = (rate[4] == 'r' and requests or tokens) * rate[3] / rate[2]
     if cost ~= 0 then
-      local tat = stored_tat(redis.call('HGET', key, rate[1]), rate, now)
+      local tat = stored_tat(key, rate, now)
       if cost > 0 then tat = math.max(tat, now) end
       redis.call('HSET', key, rate[1], string.format('%.3f', tat + cost))
     end
   end
   if redis.call('HEXISTS', key, 'day') == 1 then
-    if tokens ~= 0 then
-      redis.call('HINCRBY', key, 'day_tokens', tokens)
-      redis.call('HINCRBY', key, 'month_tokens', tokens)
-    end
+    local began, today = math.floor(since / DAY_MS), math.floor(now / DAY_MS)
+    if tokens > 0 or tokens < 0 and began == today then redis.call('HINCRBY', key, 'day_tokens', tokens) end
+    if tokens > 0 or tokens < 0 and month_of(began) == month_of(today) then redis.call('HINCRBY', key, 'month_tokens', tokens) end
     if requests ~= 0 then redis.call('HINCRBY', key, 'day_requests', requests) end
   end
   redis.call('PEXPIRE', key, 40 * DAY_MS)
@@ -180,7 +183,7 @@ end
 
 -- Ends a lease: what was charged beyond `prompt` and `served` is given back, what is missing is charged.
 local function finish(id, lease, prompt, served, now)
-  charge(lease.tenant, lease.rates, 0, prompt + served - lease.charged, now)
+  charge(lease.tenant, lease.rates, 0, prompt + served - lease.charged, now, lease.arrived)
   lease.prompt, lease.served = prompt, served
   if lease.state == 'run' then
     spend(lease, work_of(lease) - lease.worked, now)
@@ -207,6 +210,7 @@ local function reap(now)
       finish(id, lease, prompt, lease.served, now)
       redis.call('RPUSH', LOST, cmsgpack.pack({lease.tenant, lease.key, lease.model, prompt, lease.served}))
       redis.call('LTRIM', LOST, -10000, -1)
+      redis.call('PEXPIRE', LOST, DAY_MS)
     else
       redis.call('ZREM', DUE, id)
     end
@@ -268,7 +272,7 @@ local function check(ask, tokens, now)
     local cost = rate[4] == 'r' and ask.requests or tokens
     if cost > rate[2] then return 'never', 0, rate[1], left end
     local unit = rate[3] / rate[2]
-    local after = math.max(stored_tat(redis.call('HGET', key, rate[1]), rate, now), now) + cost * unit
+    local after = math.max(stored_tat(key, rate, now), now) + cost * unit
     local over = after - now - rate[3]
     if over > 0.001 and cost > 0 then
       if over > longest then longest, what = over, rate[1] end
@@ -314,11 +318,17 @@ local function check_queue(ask, place)
   if estimate > ask.patience then return 'late', estimate end
 end
 
+-- Nothing stays that nobody has used for a day.
+local function keep(...)
+  for _, key in ipairs({...}) do redis.call('PEXPIRE', key, DAY_MS) end
+end
+
 local function tune(ask)
   local bounds = ask.pool
   redis.call('HSET', POOL, 'ageing', bounds.ageing, 'lease', bounds.lease, 'low', bounds.low, 'high', bounds.high)
   local limit = pool('limit', bounds.first)
   redis.call('HSET', POOL, 'limit', string.format('%.4f', math.max(bounds.low, math.min(bounds.high, limit))))
+  keep(POOL)
 end
 
 local function record(ask, tokens, now)
@@ -361,10 +371,10 @@ local function admit(keys, args)
     end
   end
   if ask.again then
-    charge(ask.tenant, ask.rates, 0, ask.charged - ask.reported, now)
+    charge(ask.tenant, ask.rates, 0, ask.charged - ask.reported, now, now)
     tokens = ask.charged
   else
-    charge(ask.tenant, ask.rates, ask.requests, tokens, now)
+    charge(ask.tenant, ask.rates, ask.requests, tokens, now, now)
   end
   local lease = record(ask, tokens, now)
   if ask.again and ask.running then lease.worked, lease.seen = work_of(lease), true end
@@ -380,11 +390,13 @@ local function admit(keys, args)
     redis.call('ZADD', 'hr:adm:turn:' .. ask.class, redis.call('HGET', VT, ask.tenant), ask.tenant)
     redis.call('ZADD', 'hr:adm:age:' .. ask.class, now, ask.id)
     count('wait', 1)
+    keep('hr:adm:line:' .. ask.class .. ':' .. ask.tenant, 'hr:adm:turn:' .. ask.class, 'hr:adm:age:' .. ask.class)
     dispatch(now)
     state = load(ask.id).state
   else
     save(ask.id, lease)
   end
+  keep(LEASES, DUE, ACTIVE, VT)
   return reply(state, state == 'wait' and wait_of(place + 1) or 0, tostring(place), left, tokens)
 end
 
@@ -415,7 +427,7 @@ local function meter(keys, args)
           if why then
             state = 'over'
           else
-            charge(lease.tenant, lease.rates, 0, block, now)
+            charge(lease.tenant, lease.rates, 0, block, now, now)
             lease.charged = lease.charged + block
           end
         end
