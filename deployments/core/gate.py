@@ -214,11 +214,16 @@ class Gate:
         signs = [lease.sign(now) for lease in due]
         answers = _signs(await self._call("hr_meter", _encode(signs), within_s=0))
         for lease, (state, charged, place) in zip(due, answers, strict=True):
-            if state == "gone":
-                lease.take(_answer(await self._call("hr_admit", _encode(self._request(lease) | lease.again()), within_s=0)))
-            else:
+            if state != "gone":
                 lease.told(state, charged, place)
+        if any(state == "gone" for state, *_ in answers):
+            await self._return()
         await self._mourn()
+
+    async def _return(self) -> None:
+        """Bring back the leases that Valkey has lost, those that wait behind those that run; the ones it still knows stay as they are."""
+        for lease in sorted(self._leases.values(), key=lambda lease: not lease.running):
+            lease.take(_answer(await self._call("hr_admit", _encode(self._request(lease) | lease.again()), within_s=0)))
 
     async def _settle(self) -> None:
         """End the leases whose work has ended; those that the functions do not know any more are charged all the same."""

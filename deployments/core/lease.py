@@ -136,6 +136,11 @@ class Lease:
         else:
             self.run()
 
+    @property
+    def running(self) -> bool:
+        """Whether its turn has come."""
+        return self._turn.is_set()
+
     def run(self) -> None:
         """Its turn has come."""
         self.place = None
@@ -225,7 +230,7 @@ class Lease:
         """What a lease says that was let in before and is not known any more: what it was charged, and what of it was told."""
         charged = ended.prompt + ended.served if ended else self._charged
         reported = self._reported + self.want.prompt if self._reported else 0
-        running = self._turn.is_set() and ended is None
+        running = self.running and ended is None
         slot = {"slot": False} if ended else {}
         return {"again": True, "charged": charged, "reported": reported, "served": self._reported, "running": running} | slot
 

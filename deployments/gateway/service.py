@@ -22,7 +22,7 @@ class Gateway:
         store = open_store(settings)
         keys = Keys(store, settings.pepper_bytes(), settings.gateway.key_cache_s, settings.gateway.session_ttl_s)
         hub = Hub(connect(settings.valkey), settings.log)
-        outbox = Outbox(connect(settings.valkey, reply_timeout_s=None), settings.log, local=hub)
+        outbox = Outbox(connect(settings.valkey), settings.log, local=hub)
         gate = Gate(connect(settings.valkey), settings, keys.policy, Books(store))
         self._app = build_app(Context(settings, store, keys, hub, outbox, flow, stages, gate))
 

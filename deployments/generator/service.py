@@ -28,7 +28,7 @@ class Generator:
             (self._llama.base_url, self._llama.api_key) if self._llama else (chosen.base_url or "", chosen.api_key.get_secret_value())
         )
         self._valkey = connect(settings.valkey)
-        outbox = Outbox(connect(settings.valkey, reply_timeout_s=None), settings.log)
+        outbox = Outbox(connect(settings.valkey), settings.log)
         self._relays = Relays(Backend(url, key, chosen.model, chosen), outbox, filters)
         self._listener: asyncio.Task[None] | None = None
 

@@ -23,7 +23,7 @@ class Worker:
     def __init__(self, settings: Settings, handlers: Mapping[str, Handles]):
         self._store = open_store(settings)
         self._hub = Hub(connect(settings.valkey), settings.log)
-        self._outbox = Outbox(connect(settings.valkey, reply_timeout_s=None), settings.log, local=self._hub)
+        self._outbox = Outbox(connect(settings.valkey), settings.log, local=self._hub)
         keys = Keys(self._store, settings.pepper_bytes(), settings.gateway.key_cache_s)
         self._gate = Gate(connect(settings.valkey), settings, keys.policy, Books(self._store))
         self._runner = Runner(Means(self._store, self._hub, self._outbox, self._gate), settings.worker, handlers)

@@ -179,7 +179,7 @@ async def test_who_handed_a_log_over_and_who_took_it_both_write_it_again_and_nei
 
 
 async def test_valkey_that_hangs_counts_as_away(valkey: Redis, valkey_server: Server, hub: Hub) -> None:
-    unbounded = connect(valkey_server.url, reply_timeout_s=None)
+    unbounded = connect(valkey_server.url)
     outbox = Outbox(unbounded, config.Log(tick_ms=2, stall_s=10))
     with hub.follow("r1") as follower, outbox.writer(ref(hub)) as writer:
         writer.text("a")
