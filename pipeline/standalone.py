@@ -58,12 +58,13 @@ class Keeper:
         self._server = valkey.configure(folder, secrets, memory_bytes)
         process = subprocess.Popen(self._server.argv, preexec_fn=die_with_parent)
         threading.Thread(target=lambda: os._exit(process.wait() or 1), daemon=True).start()
-        asyncio.run(self._rise())
-
-    async def _rise(self) -> None:
-        while not await self._server.up():
-            await asyncio.sleep(0.02)
+        asyncio.run(_rise(self._server))
 
     def url(self) -> str:
         """What the application connects to."""
         return self._server.url
+
+
+async def _rise(server: valkey.Valkey) -> None:  # no method: a class with coroutines is an actor of another kind
+    while not await server.up():
+        await asyncio.sleep(0.02)

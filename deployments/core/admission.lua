@@ -326,7 +326,7 @@ end
 local function tune(ask)
   local bounds = ask.pool
   redis.call('HSET', POOL, 'ageing', bounds.ageing, 'lease', bounds.lease, 'low', bounds.low, 'high', bounds.high)
-  local limit = pool('limit', bounds.first)
+  local limit = pool('limit', bounds.high)
   redis.call('HSET', POOL, 'limit', string.format('%.4f', math.max(bounds.low, math.min(bounds.high, limit))))
   keep(POOL)
 end

@@ -119,11 +119,10 @@ class Generator(Section):
 
 
 class Pool(BaseModel):
-    """How many answers the backends are asked to write at once, all together: bounds, and where to begin."""
+    """How many answers the backends are asked to write at once, all together: bounds."""
 
     low: int
     high: int
-    first: int
 
 
 class Rates(Section):
@@ -248,7 +247,7 @@ class Settings(BaseSettings):
         high = admission.max_running or stage.max_ongoing * stage.max_replicas
         fixed = self.generator.base_url is None or admission.max_running is not None
         low = min(high, admission.min_running or (high if fixed else max(1, high // 8)))
-        return Pool(low=low, high=high, first=high if fixed else max(low, high // 4))
+        return Pool(low=low, high=high)
 
     @property
     def base_url(self) -> str:

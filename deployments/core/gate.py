@@ -151,7 +151,6 @@ class Gate:
             "pool": {
                 "low": self._pool.low,
                 "high": self._pool.high,
-                "first": self._pool.first,
                 "lease": settings.lease_s * 1000,
                 "ageing": settings.ageing_s * 1000,
             },

@@ -49,6 +49,7 @@ def arguments() -> argparse.ArgumentParser:
         add(f"--{name}", type=float, default=0.0, metavar="P", help="probability of this fault")
     add("--error-status", type=int, default=503)
     add("--retry-after", type=float, default=None, metavar="S", help="seconds, sent with simulated errors")
+    add("--slots", type=int, default=None, metavar="N", help="answers written at once; more wait their turn")
     add("--keep", type=int, default=10_000, help="ended answers kept for /sim/stats")
     return parser
 
@@ -75,7 +76,7 @@ def profile(options: argparse.Namespace) -> Profile:
 async def serve(options: argparse.Namespace) -> None:
     """Answer requests until a signal, then close every connection."""
     loop = asyncio.get_running_loop()
-    service = Service(profile(options), Ledger(options.keep), Ticker(loop))
+    service = Service(profile(options), Ledger(options.keep), Ticker(loop), options.slots)
     connections: set[Connection] = set()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

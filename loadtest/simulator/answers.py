@@ -76,6 +76,11 @@ class Answer:
         self._over = False
         self._paused = False
         self._held = False
+        self.begun = False
+
+    def begin(self, now: float) -> None:
+        """Start the clock of the script."""
+        self._entry.started, self.begun = now, True
 
     def tick(self, now: float) -> float | None:
         """Write what is due and return when the next step is; None when paused or at the end."""

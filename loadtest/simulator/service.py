@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -83,8 +84,10 @@ def _text(content: Any) -> str:
 class Service:
     """All answers of one simulator."""
 
-    def __init__(self, profile: plan.Profile, ledger: Ledger, ticker: Ticker) -> None:
+    def __init__(self, profile: plan.Profile, ledger: Ledger, ticker: Ticker, slots: int | None = None) -> None:
         self._profile = profile
+        self._free = slots
+        self._line: deque[Answer] = deque()
         self._ledger = ledger
         self._ticker = ticker
         self._number = 0
@@ -105,6 +108,7 @@ class Service:
         def close(reason: str) -> None:
             self._ledger.close(entry, reason, time.monotonic())
             done()
+            self._leave(answer)
 
         made = plan.Plan(made.words, made.due_s, made.finish, fault)
         answer = Answer(_script(made, ask, entry), kind, entry, transport, close)
@@ -112,8 +116,30 @@ class Service:
             transport.write(frames.failure(fault.status, "a simulated fault", "simulated", fault.retry_after_s))
             answer.end("error")
         elif kind is not Kind.HANG:
-            self.play(answer)
+            self._enter(answer)
         return answer
+
+    def _enter(self, answer: Answer) -> None:
+        """Begin an answer, or have it wait for a slot as a real engine would."""
+        if self._free == 0:
+            self._line.append(answer)
+            return
+        if self._free is not None:
+            self._free -= 1
+        answer.begin(time.monotonic())
+        self.play(answer)
+
+    def _leave(self, answer: Answer) -> None:
+        """Give the slot of an answer that has ended to the next that waits."""
+        if self._free is None:
+            return
+        if not answer.begun:
+            if answer in self._line:
+                self._line.remove(answer)
+            return
+        self._free += 1
+        if self._line:
+            self._enter(self._line.popleft())
 
     def _limited(self, fault: Fault | None, asked: plan.Wish, key: str) -> Fault | None:
         if fault is None or asked.times is None:

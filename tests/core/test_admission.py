@@ -83,7 +83,7 @@ def ask(name: str, tenant: str = "a", **changes: Any) -> dict[str, Any]:
         "most_waiting": 1000,
         "most_waiting_each": 1000,
         "rates": RATES,
-        "pool": {"low": 3, "high": 3, "first": 3, "lease": LEASE_MS, "ageing": 5000},
+        "pool": {"low": 3, "high": 3, "lease": LEASE_MS, "ageing": 5000},
     } | changes
 
 
@@ -180,7 +180,7 @@ def test_what_is_charged_is_what_was_served_however_it_ends(functions: Functions
         functions.at(now)
         name = f"{number:05}"
         prompt = chance.randrange(500)
-        pool = {"low": 10_000, "high": 10_000, "first": 10_000, "lease": LEASE_MS, "ageing": 5000}
+        pool = {"low": 10_000, "high": 10_000, "lease": LEASE_MS, "ageing": 5000}
         assert functions.call("hr_admit", ask(name, rates=wide, prompt=prompt, most_output=chance.randrange(1, 500), pool=pool))[0] == "run"
         live[name] = served = chance.randrange(1, 900)
         functions.call("hr_meter", [(name, served, -1)])
@@ -203,7 +203,7 @@ def test_no_window_holds_more_than_its_limit_and_a_block_for_each_stream(functio
     functions.begin(["a"])
     limit, block, tick_ms, streams = 12_000, 64, 250, 200
     rates = [("tenant:tokens", limit, PERIOD_MS, "t")]
-    pool = {"low": 1000, "high": 1000, "first": 1000, "lease": LEASE_MS, "ageing": 5000}
+    pool = {"low": 1000, "high": 1000, "lease": LEASE_MS, "ageing": 5000}
     live: dict[str, tuple[int, int]] = {}
     served_at: list[int] = []
     number = 0
