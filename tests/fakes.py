@@ -22,9 +22,11 @@ from deployments.core.follow import Hub
 from deployments.core.jobs import INGEST
 from deployments.core.keys import Keys
 from deployments.core.outbox import Outbox
+from deployments.core.refusals import Refusals
 from deployments.core.run import Run
 from deployments.core.schema import migrate
 from deployments.core.store import Store
+from deployments.core.tokens import Tokens
 from deployments.core.types import Chunk, Passage, Principal, Query, Turn, Vector, Vectors
 from deployments.core.valkey import connect
 from deployments.core.vault import Vault
@@ -154,7 +156,9 @@ class Desk:
         self.embeds, self.retrieves = FakeEmbeds(), FakeRetrieves()
         nowhere = connect("unix:///nowhere")
         stages = Stages(self.embeds, self.retrieves, Idle())
-        context = Context(settings, store, self.keys, Hub(nowhere, settings.log), Outbox(nowhere, settings.log), Silence(), stages)
+        hub, outbox = Hub(nowhere, settings.log), Outbox(nowhere, settings.log)
+        self.tokens, self.refusals = Tokens(store, self.keys, b"pepper", nowhere, settings.issuer), Refusals(store)
+        context = Context(settings, store, self.keys, hub, outbox, Silence(), stages, self.tokens, self.refusals)
         self.app = build_app(context)
         self._transport = ASGITransport(self.app, raise_app_exceptions=False)
 

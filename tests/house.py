@@ -20,7 +20,9 @@ from deployments.core.jobs import RESPOND
 from deployments.core.keys import Keys
 from deployments.core.log import Writer
 from deployments.core.outbox import Outbox
+from deployments.core.refusals import Refusals
 from deployments.core.run import Run
+from deployments.core.tokens import Tokens
 from deployments.core.types import Citation, Cited, Outcome, Text, Turn, Usage
 from deployments.gateway.app import build_app
 from deployments.gateway.context import Context, Stages
@@ -124,7 +126,9 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
         hub = Hub(valkey, settings.log)
         outbox = Outbox(valkey, settings.log, local=hub)
         runner = Runner(Means(store, hub, outbox), settings.worker, {RESPOND: Respond(settings, flow)})
-        context = Context(settings, store, keys, hub, outbox, flow, Stages(FakeEmbeds(), FakeRetrieves(), Bell(runner)))
+        stages = Stages(FakeEmbeds(), FakeRetrieves(), Bell(runner))
+        tokens = Tokens(store, keys, b"pepper", valkey, settings.issuer)
+        context = Context(settings, store, keys, hub, outbox, flow, stages, tokens, Refusals(store))
         async with serving(context) as url:
             working = asyncio.create_task(runner.run())
             house = House(url, key.secret, flow, context)

@@ -58,6 +58,11 @@ class Grants:
         prefix = secret[:PREFIX_CHARS]
         return self._by_prefix.get(prefix) or await self._read(KeyRow.prefix == prefix)
 
+    def known(self, secret: str) -> str | None:
+        """The id of the key that begins as this secret does, where it has just been read."""
+        grant = self._by_prefix.get(secret[:PREFIX_CHARS])
+        return grant.key_id if grant else None
+
     async def of_key(self, key_id: str, *, fresh: bool = False) -> Grant | None:
         """The grant of a key by its id; `fresh` does not use what was read before."""
         known = None if fresh else self._by_id.get(key_id)

@@ -204,6 +204,4 @@ def _sound(secret: str) -> bool:
 
 def _key(row: KeyRow) -> Key:
     limits = msgspec.convert(row.limits or {}, Limits)
-    return Key(
-        row.id, row.tenant_id, row.prefix, row.name, row.scopes, row.created_at, row.expires_at, row.revoked, limits, row.models
-    )
+    return Key(row.id, row.tenant_id, row.prefix, row.name, row.scopes, row.created_at, row.expires_at, row.revoked, limits, row.models)

@@ -126,6 +126,4 @@ def tenant_of(row: TenantRow) -> Tenant:
     models = None if row.models is None else frozenset(row.models)
     limits = msgspec.convert(row.limits or {}, Limits)
     cache = msgspec.convert(row.cache, Cache)
-    return Tenant(
-        row.id, row.name, row.created_at, row.suspended_at, limits, models, row.weight, row.region, row.retention_days, cache
-    )
+    return Tenant(row.id, row.name, row.created_at, row.suspended_at, limits, models, row.weight, row.region, row.retention_days, cache)

@@ -17,6 +17,7 @@ from deployments.core import config
 from deployments.core.derived import Derived
 from deployments.core.errors import Forbidden, Overloaded, Unauthenticated
 from deployments.core.grants import active, narrowed
+from deployments.core.ids import is_id
 from deployments.core.jwks import KeySet
 from deployments.core.keys import Keys
 from deployments.core.store import Store
@@ -83,7 +84,7 @@ class Tokens:
         now = int(self._store.clock())
         expires_at = now + min(ttl_s, MAX_TTL_S if kind == "session" else TICKET_TTL_S)
         claims = Claims(_NAME, _audience(kind), user, caller.key_id, " ".join(sorted(scopes)), now, expires_at, secrets.token_hex(16))
-        token = jwt.encode(msgspec.to_builtins(claims), self._secrets[kind], "HS256")
+        token = jwt.encode(msgspec.to_builtins(claims), self._secrets[kind], "HS256", {"kid": kind})
         async with self._store.write() as session:
             detail = {"user": user, "scopes": sorted(scopes), "expires_at": expires_at}
             await self._store.audit.append(session, caller.key_id, f"{kind}.minted", caller.tenant, claims.jti, **detail)
@@ -109,6 +110,11 @@ class Tokens:
             raise Unauthenticated("the ticket has been used")
         return caller
 
+    async def still(self, caller: Principal) -> Principal:
+        """A caller whose ticket has been taken, with what its key may still do; raises Unauthenticated or TenantSuspended."""
+        now = await self._keys.standing(caller.key_id)
+        return msgspec.structs.replace(now, user=caller.user, scopes=now.scopes & caller.scopes)
+
     async def _bearer(self, claims: Claims) -> Principal:
         """Who a token of ours speaks for while its key stands, with what the key may still do."""
         caller = await self._keys.standing(claims.key)
@@ -127,7 +133,8 @@ class Tokens:
         tenant, user = payload.get(issuer.tenant_claim), payload.get(issuer.user_claim)
         if not isinstance(tenant, str) or not isinstance(user, str) or not 0 < len(user) <= 200 or not user.isprintable():
             raise Unauthenticated(_INVALID)
-        if (owner := await self._keys.grants.tenant(tenant)) is None:
+        owner = await self._keys.grants.tenant(tenant) if is_id(tenant) else None
+        if owner is None:
             raise Unauthenticated(_INVALID)
         models = payload.get(issuer.models_claim)
         narrow = narrowed(active(owner).models, None if models is None else _words(models))
@@ -148,6 +155,11 @@ class Tokens:
         if not (max(times.nbf, times.iat) - _SKEW_S <= now < times.exp):
             raise Unauthenticated(_INVALID)
         return payload
+
+
+def is_ticket(token: str) -> bool:
+    """Whether a token says that it is a ticket; raises Unauthenticated for what is no token."""
+    return _header(token).get("kid") == "ticket"
 
 
 def is_token(secret: str) -> bool:

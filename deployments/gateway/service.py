@@ -5,8 +5,10 @@ from deployments.core.config import Settings
 from deployments.core.follow import Hub
 from deployments.core.keys import Keys
 from deployments.core.outbox import Outbox
+from deployments.core.refusals import Refusals
 from deployments.core.run import Answers
 from deployments.core.store import open_store
+from deployments.core.tokens import Tokens
 from deployments.core.valkey import connect
 from deployments.gateway.app import build_app
 from deployments.gateway.context import App, Context, Stages
@@ -21,7 +23,8 @@ class Gateway:
         keys = Keys(store, settings.pepper_bytes(), settings.gateway.key_cache_s, settings.gateway.session_ttl_s)
         hub = Hub(connect(settings.valkey), settings.log)
         outbox = Outbox(connect(settings.valkey, reply_timeout_s=None), settings.log, local=hub)
-        self._app = build_app(Context(settings, store, keys, hub, outbox, flow, stages))
+        tokens = Tokens(store, keys, settings.pepper_bytes(), connect(settings.valkey), settings.issuer)
+        self._app = build_app(Context(settings, store, keys, hub, outbox, flow, stages, tokens, Refusals(store)))
 
     def __serve_build_asgi_app__(self) -> App:
         """What Serve calls for the application once this object stands."""

@@ -8,9 +8,10 @@ import numpy as np
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from deployments.core.errors import InvalidRequest, NoSuchModel, Unsupported
+from deployments.core.errors import InvalidRequest, Unsupported
 from deployments.core.types import Vectors
 from deployments.gateway.context import Asker, Parts
+from deployments.gateway.wire import known
 
 router = APIRouter()
 
@@ -46,8 +47,7 @@ class EmbeddingRequest(BaseModel):
 @router.post("/v1/embeddings", response_class=Response)
 async def create(body: EmbeddingRequest, parts: Parts, caller: Asker) -> Response:
     """Embed texts as unit-length vectors."""
-    if body.model != MODEL:
-        raise NoSuchModel(f"the embedding model '{body.model}' does not exist; there is {MODEL}", param="model")
+    known(body.model, caller, (MODEL,))
     texts = body.texts()
     vectors = _cut(await parts.stages.embeds.embed(texts), body.dimensions)
     data = [{"object": "embedding", "index": i, "embedding": _encoded(v, body.encoding_format)} for i, v in enumerate(vectors)]
