@@ -81,9 +81,9 @@ class Audit:
         async with self._store.session() as session:
             return [_entry(row) for row in await _page(session, after, limit)]
 
-    async def verify(self) -> Verdict:
-        """Read the record from its first entry to its head; ends where the chain breaks."""
-        number, last = 0, _FIRST
+    async def verify(self, known: str | None = None) -> Verdict:
+        """Read the record from its first entry to its head; ends where the chain breaks, or lacks a head (in hex) that it once had."""
+        number, last, missing = 0, _FIRST, known not in (None, _FIRST.hex())
         async with self._store.session() as session:
             while True:
                 # The head is read behind the rows: what is written meanwhile moves both.
@@ -94,8 +94,9 @@ class Audit:
                     if reason := _fault(row, number, last):
                         return Verdict(number, last.hex(), number + 1, reason)
                     number, last = row.number, row.hash
+                    missing = missing and last.hex() != known
                 if not rows:
-                    reason = self._end(head, number, last)
+                    reason = self._end(head, number, last) or ("the head that was noted is not in the record" if missing else "")
                     return Verdict(number, last.hex(), number + 1 if reason else None, reason)
 
     def _end(self, head: AuditHeadRow | None, number: int, last: bytes) -> str:
