@@ -43,11 +43,11 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a look at the whole record found: its length and last hash, and where the chain breaks, if it does."""
+    """What a look at the whole record found: its length and last hash, and the first entry that does not fit, if one does not."""
 
     entries: int
     head: str
-    broken_at: int | None = None
+    broken: int | None = None
     reason: str = ""
 
 

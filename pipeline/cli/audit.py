@@ -21,8 +21,8 @@ def verify(
     """Read the whole record; says where it breaks, and its head, which is worth noting elsewhere."""
     verdict = within(config, lambda registry: registry.store.audit.verify(head))
     show_one(verdict, as_json)
-    if verdict.broken_at is not None:
-        raise refusal(f"the record is broken at entry {verdict.broken_at}: {verdict.reason}")
+    if verdict.broken is not None:
+        raise refusal(f"the record is broken at entry {verdict.broken}: {verdict.reason}")
 
 
 @app.command()

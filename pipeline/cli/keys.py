@@ -16,7 +16,7 @@ app = typer.Typer(help="API keys: list, add, rotate, revoke.", no_args_is_help=T
 TenantId = Annotated[str, typer.Argument(help="The tenant's id.")]
 KeyId = Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")]
 
-_COLUMNS = ("id", "prefix", "name", "scopes", "expires_at", "revoked", "limits", "models")
+_COLUMNS = ("id", "name", "scopes", "expires_at", "revoked")
 
 
 @app.command("list")

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -102,7 +103,7 @@ def show(records: Sequence[msgspec.Struct], columns: Sequence[str], as_json: boo
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "id")
     for row in rows:
-        table.add_row(*(Text(_cell(row[column])) for column in columns))
+        table.add_row(*(Text(_cell(column, row[column])) for column in columns))
     console.print(table)
 
 
@@ -113,10 +114,12 @@ def show_one(record: msgspec.Struct, as_json: bool) -> None:
         return
     console = Console(highlight=False)
     for name, value in msgspec.to_builtins(record).items():
-        console.print(Text(f"{name.replace('_', ' '):<16} {_cell(value)}"), soft_wrap=True)
+        console.print(Text(f"{name.replace('_', ' '):<16} {_cell(name, value)}"), soft_wrap=True)
 
 
-def _cell(value: object) -> str:
+def _cell(name: str, value: object) -> str:
+    if name.endswith("_at") and isinstance(value, int):
+        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S")
     if value is None or value in ({}, []):
         return "–"
     if isinstance(value, dict):

@@ -18,7 +18,7 @@ Region = Annotated[str | None, typer.Option(help="Where its data has to stay.")]
 Retention = Annotated[int | None, typer.Option(help="Days that its content is kept.")]
 CacheMode = Annotated[str | None, typer.Option(help="off, exact or semantic.")]
 
-_COLUMNS = ("id", "name", "suspended_at", "weight", "limits", "models", "region", "retention_days", "cache")
+_COLUMNS = ("id", "name", "suspended_at", "limits", "weight", "cache")
 
 
 @app.command("list")
