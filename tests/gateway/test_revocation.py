@@ -22,13 +22,13 @@ from deployments.core.tenants import Tenants
 from deployments.core.tokens import Tokens
 from deployments.core.vault import Vault
 from deployments.gateway.context import Context, Stages
-from tests.fakes import ROOT, SCOPES, FakeEmbeds, FakeRetrieves, Idle, Silence, database
+from tests.fakes import ROOT, SCOPES, FakeEmbeds, FakeRetrieves, Idle, Silence, database, until
 from tests.house import serving
 
 SOON_S = 2.0
 OVERLAP_S = 2
 CLIENTS = 4
-"""Of each key on each gateway."""
+"""That use each key on each gateway at once."""
 
 Opens = Callable[[], contextlib.AbstractAsyncContextManager[Store]]
 
@@ -67,13 +67,17 @@ class Used:
 
     answers: list[tuple[float, float, int]] = field(default_factory=list[tuple[float, float, int]])
 
-    async def use(self, url: str, secret: str, until: float) -> None:
+    async def use(self, url: str, secret: str, done: asyncio.Event) -> None:
+        """Ask again and again, several clients at once."""
         async with AsyncClient(base_url=url, headers={"authorization": f"Bearer {secret}"}) as http:
-            while time.time() < until:
-                begun = time.time()
-                status = (await http.get("/v1/models")).status_code
-                self.answers.append((begun, time.time(), status))
-                await asyncio.sleep(0.01)
+            await asyncio.gather(*(self._ask(http, done) for _ in range(CLIENTS)))
+
+    async def _ask(self, http: AsyncClient, done: asyncio.Event) -> None:
+        while not done.is_set():
+            begun = time.time()
+            status = (await http.get("/v1/models")).status_code
+            self.answers.append((begun, time.time(), status))
+            await asyncio.sleep(0.01)
 
     def last(self) -> float:
         """When the last request began that was accepted."""
@@ -93,20 +97,23 @@ async def trial(opens: Opens, urls: list[str]) -> dict[str, float]:
         await tenants.resume("stopped")
         revoked, old, stopped = [await keys.mint(name, SCOPES) for name in ("acme", "acme", "stopped")]
         used = {name: Used() for name in ("revoked", "old", "suspended", "new")}
-        until = time.time() + 1 + OVERLAP_S + SOON_S + 0.5
+        done = asyncio.Event()
 
         def start(name: str, secret: str) -> list[asyncio.Task[None]]:
-            return [asyncio.create_task(used[name].use(url, secret, until)) for url in urls for _ in range(CLIENTS)]
+            return [asyncio.create_task(used[name].use(url, secret, done)) for url in urls]
 
         running = start("revoked", revoked.secret) + start("old", old.secret) + start("suspended", stopped.secret)
-        await asyncio.sleep(1)
+        await until(lambda: min(len(used[name].answers) for name in ("revoked", "old", "suspended")) > 100)
         begun = time.time()
         await keys.revoke(revoked.id)
         await tenants.suspend("stopped")
         acted = time.time()
         new = await keys.rotate(old.id, OVERLAP_S)
         ends = int(acted) + OVERLAP_S
-        await asyncio.gather(*running, *start("new", new.secret))
+        running += start("new", new.secret)
+        await asyncio.sleep(OVERLAP_S + SOON_S + 0.5)
+        done.set()
+        await asyncio.gather(*running)
 
     assert used["new"].refused() == used["old"].refused(before=ends) == []
     assert used["revoked"].refused(before=begun) == used["suspended"].refused(before=begun) == []
