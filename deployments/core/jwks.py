@@ -41,10 +41,12 @@ class KeySet:
 
     async def key(self, kid: str | None) -> jwt.PyJWK | None:
         """The key of that id, or without an id the only one there is; raises Overloaded where no keys could be read yet."""
-        if self._older(self._read_at, self._issuer.refresh_s) or self._find(kid) is None:
-            async with self._reading:
-                if self._older(self._tried_at, _AGAIN_S):
-                    await self._refresh()
+        known = self._find(kid)
+        if known and (self._reading.locked() or not self._older(self._read_at, self._issuer.refresh_s)):
+            return known  # where the keys are being read again, only who needs them waits
+        async with self._reading:
+            if self._older(self._tried_at, _AGAIN_S):
+                await self._refresh()
         if self._read_at is None:
             raise Overloaded("the public keys of the token's issuer can not be read now", retry_after_s=_AGAIN_S)
         return self._find(kid)

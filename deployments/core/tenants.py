@@ -85,10 +85,11 @@ class Tenants:
             row = TenantRow(id=name, name=terms.name, created_at=made, key=self._store.vault.new_key(name), weight=1.0, cache="off")
             return await self._change(session, row, "tenant.created", terms.changes())
 
-    async def list(self) -> list[Tenant]:
-        """Every tenant, by id."""
+    async def list(self, after: str = "", limit: int | None = None) -> list[Tenant]:
+        """Tenants behind an id, by id; all of them unless a limit is given."""
+        found = select(TenantRow).where(TenantRow.id > after).order_by(TenantRow.id).limit(limit)
         async with self._store.session() as session:
-            return [tenant_of(row) for row in await session.scalars(select(TenantRow).order_by(TenantRow.id))]
+            return [tenant_of(row) for row in await session.scalars(found)]
 
     async def get(self, name: str) -> Tenant:
         """One tenant; raises NotFound."""

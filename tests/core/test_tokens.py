@@ -1,5 +1,6 @@
 """Session tokens and tickets, and tokens of an outside issuer: what is accepted, and every way in which one can be wrong."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -276,6 +277,29 @@ async def test_fetched_keys_are_kept_and_fetched_again_when_they_are_old() -> No
     CLOCK.forward(600)
     assert await keys.key("RS256") is None
     assert web.fetched == 2
+
+
+async def test_only_who_needs_new_keys_waits_for_them() -> None:
+    reading, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(httpx2.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            if reading.is_set():
+                return httpx2.Response(200, content=jwks())
+            reading.set()
+            await go_on.wait()
+            return httpx2.Response(500)
+
+    keys = Web(jwks()).keys()
+    assert await keys.key("RS256")
+    keys._transport = Slow()
+    CLOCK.forward(600)
+    waiting = asyncio.create_task(keys.key("RS256"))
+    await reading.wait()
+    assert await keys.key("RS256")
+    assert not waiting.done()
+    go_on.set()
+    assert await waiting
 
 
 async def test_an_unknown_key_id_is_looked_for_every_half_minute_at_most() -> None:

@@ -1,5 +1,6 @@
 """/admin: what an administrator can do, and what stays out of reach."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -47,6 +48,18 @@ async def test_a_tenant_is_made_changed_shown_and_listed(admin: AsyncClient) -> 
     assert [tenant["id"] for tenant in (await admin.get("/admin/tenants")).json()["data"]] == ["acme", "office"]
     assert (await post(admin, "/admin/tenants", name="Nameless"))["id"].startswith("ten_")
     assert (await post(admin, "/admin/tenants", 409, id="acme"))["error"]["code"] == "already_exists"
+
+
+async def test_tenants_come_in_pages(admin: AsyncClient) -> None:
+    for number in range(4):
+        await post(admin, "/admin/tenants", id=f"t{number}", name="T")
+    seen: list[str] = []
+    more = True
+    while more:
+        page = (await admin.get("/admin/tenants", params={"limit": 2, "after": seen[-1] if seen else ""})).json()
+        seen += [tenant["id"] for tenant in page["data"]]
+        more = page["has_more"]
+    assert seen == ["office", "t0", "t1", "t2", "t3"]
 
 
 async def test_a_key_is_shown_once_works_rotates_and_ends(desk: Desk, admin: AsyncClient) -> None:
@@ -153,6 +166,15 @@ async def test_refused_callers_are_on_record_once_a_minute_with_a_count(desk: De
     assert "hr_mis" not in repr(entries)
     await desk.refusals.flush()
     assert len(await desk.store.audit.entries()) == before + 2
+
+
+async def test_what_was_counted_is_written_when_the_gateway_ends(desk: Desk) -> None:
+    running = asyncio.create_task(desk.refusals.run())
+    await asyncio.sleep(0)
+    desk.refusals.note("refused.invalid_api_key", "10.0.0.1")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert [entry.subject for entry in await desk.store.audit.entries()] == ["10.0.0.1"]
 
 
 async def test_the_record_of_the_refused_is_bounded_however_many_there_are(desk: Desk) -> None:

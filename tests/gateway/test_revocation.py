@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from httpx2 import AsyncClient
 from redis.asyncio import Redis
+from websockets.asyncio.client import connect
 
 from deployments.core.config import Settings
 from deployments.core.follow import Hub
@@ -87,6 +88,14 @@ class Used:
         return [status for _, ended, status in self.answers if status != 200 and ended < before]
 
 
+async def close_of(url: str, secret: str) -> tuple[int | None, float]:
+    """The code that a socket is closed with, and when."""
+    headers = {"authorization": f"Bearer {secret}"}
+    async with connect(f"{url.replace('http', 'ws')}/v1/responses", additional_headers=headers, proxy=None) as socket:
+        await socket.wait_closed()
+        return socket.close_code, time.time()
+
+
 async def trial(opens: Opens, urls: list[str]) -> dict[str, float]:
     """One key revoked, one rotated, one suspended with its tenant; returns how long each was accepted after."""
     async with opens() as store:
@@ -103,6 +112,7 @@ async def trial(opens: Opens, urls: list[str]) -> dict[str, float]:
             return [asyncio.create_task(used[name].use(url, secret, done)) for url in urls]
 
         running = start("revoked", revoked.secret) + start("old", old.secret) + start("suspended", stopped.secret)
+        sockets = [asyncio.create_task(close_of(url, secret)) for url in urls for secret in (revoked.secret, stopped.secret)]
         await until(lambda: min(len(used[name].answers) for name in ("revoked", "old", "suspended")) > 100)
         begun = time.time()
         await keys.revoke(revoked.id)
@@ -113,17 +123,20 @@ async def trial(opens: Opens, urls: list[str]) -> dict[str, float]:
         running += start("new", new.secret)
         await asyncio.sleep(OVERLAP_S + SOON_S + 0.5)
         done.set()
+        closes = await asyncio.wait_for(asyncio.gather(*sockets), 1)
         await asyncio.gather(*running)
 
     assert used["new"].refused() == used["old"].refused(before=ends) == []
     assert used["revoked"].refused(before=begun) == used["suspended"].refused(before=begun) == []
     assert set(used["revoked"].refused()) == {401} == set(used["old"].refused())
     assert set(used["suspended"].refused()) == {403}
-    return {"revoked": used["revoked"].last() - acted, "suspended": used["suspended"].last() - acted, "old": used["old"].last() - ends}
+    assert {code for code, _ in closes} == {1008}
+    late = {"socket": max(at for _, at in closes) - acted, "old": used["old"].last() - ends}
+    return late | {"revoked": used["revoked"].last() - acted, "suspended": used["suspended"].last() - acted}
 
 
 async def trials(count: int, opens: Opens, valkey: Redis, folder: Path) -> None:
-    late: dict[str, list[float]] = {"revoked": [], "suspended": [], "old": []}
+    late: dict[str, list[float]] = {"revoked": [], "suspended": [], "old": [], "socket": []}
     async with gateway(opens, valkey, folder) as one, gateway(opens, valkey, folder) as other:
         for _ in range(count):
             for name, seconds in (await trial(opens, [one, other])).items():

@@ -11,13 +11,16 @@ from deployments.core.keys import ScopeName
 from deployments.core.limits import Limits
 from deployments.core.tenants import LimitTerms, ModelName, Tenants, Terms
 from deployments.core.types import Principal
-from deployments.gateway.context import Admin, Context, Parts
+from deployments.gateway.context import Admin, Context, PageSize, Parts
 
 router = APIRouter(prefix="/admin")
 
 _YEAR_S = 366 * 24 * 3600
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+After = Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{0,64}$")]
 
 
 class NewTenant(Terms):
@@ -47,9 +50,10 @@ class Rotation(BaseModel):
 
 
 @router.get("/tenants")
-async def tenants(parts: Parts, caller: Admin) -> dict[str, Any]:
-    """Every tenant."""
-    return {"object": "list", "data": [_shape("tenant", tenant) for tenant in await _tenants(parts, caller).list()]}
+async def tenants(parts: Parts, caller: Admin, after: After = "", limit: PageSize = 100) -> dict[str, Any]:
+    """A page of the tenants, by id."""
+    found = await _tenants(parts, caller).list(after, limit + 1)
+    return {"object": "list", "data": [_shape("tenant", tenant) for tenant in found[:limit]], "has_more": len(found) > limit}
 
 
 @router.post("/tenants")
