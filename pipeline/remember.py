@@ -90,7 +90,7 @@ class Remember:
         log = LogRef(name, job.tenant, (means.hub.channel,), record=False)
         generation = Generation(log, "default", summarise(before, short), sampling, (), (), _SUMMARY_S)
         most, longest_s = self.settings.session.summary_tokens, self.settings.admission.background_wait_s
-        prompt = await means.gate.tokens.count(generation.messages)
+        prompt = await means.gate.vocabulary.count(generation.messages)
         want = Want(DIRECT, prompt, most, most, longest_s, service=BACKGROUND, requests=0)
         with means.hub.tape(name) as tape:
             async with means.gate.admit(job.principal, want) as lease:

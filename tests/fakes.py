@@ -25,9 +25,11 @@ from deployments.core.keys import Keys
 from deployments.core.lease import Answer, Lease, Want
 from deployments.core.limits import Policy
 from deployments.core.outbox import Outbox
+from deployments.core.refusals import Refusals
 from deployments.core.run import Run
 from deployments.core.schema import migrate
 from deployments.core.store import Store
+from deployments.core.tokens import Tokens
 from deployments.core.types import Chunk, Passage, Principal, Query, Turn, Vector, Vectors
 from deployments.core.usage import Books
 from deployments.core.valkey import connect
@@ -178,7 +180,10 @@ class Desk:
         nowhere = connect("unix:///nowhere")
         stages = Stages(self.embeds, self.retrieves, Idle())
         hub, outbox = Hub(nowhere, settings.log), Outbox(nowhere, settings.log)
-        self.app = build_app(Context(settings, store, self.keys, hub, outbox, Silence(), stages, OpenGate(store, settings)))
+        self.tokens, self.refusals = Tokens(store, self.keys, b"pepper", nowhere, settings.issuer), Refusals(store)
+        gate = OpenGate(store, settings)
+        context = Context(settings, store, self.keys, hub, outbox, Silence(), stages, gate, self.tokens, self.refusals)
+        self.app = build_app(context)
         self._transport = ASGITransport(self.app, raise_app_exceptions=False)
 
     async def key(self, tenant: str, *scopes: str) -> str:

@@ -21,7 +21,9 @@ from deployments.core.jobs import RESPOND
 from deployments.core.keys import Keys
 from deployments.core.log import Writer
 from deployments.core.outbox import Outbox
+from deployments.core.refusals import Refusals
 from deployments.core.run import Run
+from deployments.core.tokens import Tokens
 from deployments.core.types import Citation, Cited, Outcome, Text, Turn, Usage
 from deployments.core.usage import Books
 from deployments.gateway.app import build_app
@@ -96,9 +98,11 @@ async def serving(context: Context) -> AsyncIterator[str]:
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     await until(lambda: server.started)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    await task
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
 
 
 @pytest.fixture
@@ -128,7 +132,9 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
         outbox = Outbox(valkey, settings.log, local=hub)
         gate = Gate(valkey, settings, keys.policy, Books(store))
         runner = Runner(Means(store, hub, outbox, gate), settings.worker, {RESPOND: Respond(settings, flow)})
-        context = Context(settings, store, keys, hub, outbox, flow, Stages(FakeEmbeds(), FakeRetrieves(), Bell(runner)), gate)
+        stages = Stages(FakeEmbeds(), FakeRetrieves(), Bell(runner))
+        tokens = Tokens(store, keys, b"pepper", valkey, settings.issuer)
+        context = Context(settings, store, keys, hub, outbox, flow, stages, gate, tokens, Refusals(store))
         async with serving(context) as url:
             working = asyncio.create_task(runner.run())
             house = House(url, key.secret, flow, context)

@@ -7,8 +7,10 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 
@@ -51,8 +53,32 @@ class Gateway(Section):
     send_timeout_s: float = Field(default=30, gt=0, description="How long one write may wait for a slow reader before the stream is cut.")
     session_ttl_s: int = Field(default=12 * 3600, ge=60, description="Life of the browser session of the document page.")
     key_cache_s: float = Field(
-        default=1.0, ge=0, description="How long a verified key is trusted without asking SQL; bounds how late a revocation is seen."
+        default=1.0, ge=0, le=1, description="How long a verified key is trusted without asking SQL; bounds how late a revocation is seen."
     )
+
+
+class Issuer(Section):
+    """Tokens of an outside issuer (OpenID Connect or any other that signs JWTs), which may be sent in place of a key."""
+
+    jwks: str | None = Field(default=None, description="Its public keys: a file, or an https URL; none accepts no such tokens.")
+    name: str = Field(default="", description="The `iss` its tokens carry.")
+    audience: str = Field(default="", description="The `aud` its tokens must carry for us.")
+    algorithms: tuple[Literal["RS256", "ES256", "EdDSA"], ...] = Field(default=("RS256", "ES256", "EdDSA"), description="Its signatures.")
+    tenant_claim: str = Field(default="tenant", description="The claim that names the tenant; whoever sets it decides who owns what.")
+    user_claim: str = Field(default="sub", description="The claim that names the user.")
+    scopes_claim: str = Field(default="scope", description="The claim with scopes: a list, or a text with spaces.")
+    models_claim: str = Field(default="models", description="The claim with the models the user may name; without it, the tenant's.")
+    scopes: tuple[str, ...] = Field(default=("chat", "files:read", "files:write"), description="Scopes its tokens may carry at most.")
+    timeout_s: float = Field(default=3, gt=0, description="How long fetching the public keys may take.")
+    refresh_s: float = Field(default=600, ge=30, description="How long fetched public keys are used.")
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.jwks and not (self.name and self.audience and self.algorithms):
+            raise ValueError("an issuer needs a name, an audience and an algorithm")
+        if self.jwks and self.jwks.startswith("http:") and urlsplit(self.jwks).hostname not in ("127.0.0.1", "localhost", "::1"):
+            raise ValueError("public keys are fetched over https")
+        return self
 
 
 class Embedder(Section):
@@ -218,6 +244,7 @@ class Settings(BaseSettings):
     )
     starter_corpus: bool = Field(default=True, description="Ingest the starter corpus at the first start.")
     gateway: Gateway = Gateway()
+    issuer: Issuer = Issuer()
     embedder: Embedder = Embedder()
     retriever: Retriever = Retriever()
     router: Router = Router()

@@ -7,6 +7,8 @@ HeadraceError           500 server_error: the root; never raised itself
 │   └── TooLarge        413 request_too_large: the body is over its bound
 ├── Unauthenticated     401 invalid_api_key: no key, or one that is not valid
 ├── Forbidden           403 insufficient_scope: the key lacks the scope
+│   └── TenantSuspended 403 tenant_suspended: an administrator has stopped the tenant
+├── Conflict            409 already_exists: an object of that id is there; sending it again will not help
 ├── NotFound            404 not_found: no such object for this tenant
 │   ├── NoSuchModel     404 model_not_found
 │   └── NoSuchUrl       404 unknown_url
@@ -81,6 +83,18 @@ class Forbidden(HeadraceError):
     """The key is valid but lacks the scope."""
 
     status, type, code = 403, "permission_error", "insufficient_scope"
+
+
+class TenantSuspended(Forbidden):
+    """The key is valid, but an administrator has suspended its tenant."""
+
+    code = "tenant_suspended"
+
+
+class Conflict(HeadraceError):
+    """An object of that id is there already."""
+
+    status, type, code, retry = 409, "invalid_request_error", "already_exists", False
 
 
 class NotFound(HeadraceError):

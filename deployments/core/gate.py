@@ -21,7 +21,7 @@ from deployments.core.errors import HeadraceError, Overloaded
 from deployments.core.ids import new_id
 from deployments.core.lease import BACKGROUND, INTERACTIVE, Answer, Lease, Want, refusal
 from deployments.core.limits import Policy
-from deployments.core.tokenizer import Tokens
+from deployments.core.tokenizer import Vocabulary
 from deployments.core.types import Principal, Turn
 from deployments.core.usage import Books
 
@@ -76,7 +76,7 @@ class Gate:
         self._policies = policies
         self._books = books
         self._stall_s = settings.log.stall_s
-        self.tokens = Tokens(settings.vocabulary)
+        self.vocabulary = Vocabulary(settings.vocabulary)
         self._channel = f"hr:grants:{uuid.uuid4().hex}"
         self._leases: dict[str, Lease] = {}
         self._ended: list[Lease] = []
@@ -115,7 +115,7 @@ class Gate:
 
     async def want(self, turn: Turn, service: str = INTERACTIVE, requests: int = 1, slot: bool = True) -> Want:
         """What answering a turn takes, as far as it is known before."""
-        prompt = await self.tokens.count(turn.messages, turn.toolbox) + (self._generator.context_tokens if turn.store_id else 0)
+        prompt = await self.vocabulary.count(turn.messages, turn.toolbox) + (self._generator.context_tokens if turn.store_id else 0)
         usual = self._generator.default_max_tokens
         longest_s = self._settings.background_wait_s if service == BACKGROUND else min(self._settings.wait_s, turn.deadline_s)
         most = turn.sampling.max_tokens or usual
@@ -230,7 +230,7 @@ class Gate:
         if not leases:
             return
         try:
-            ended = [await lease.settled(self.tokens) for lease in leases]
+            ended = [await lease.settled(self.vocabulary) for lease in leases]
             known = _known(await self._call("hr_settle", _encode([one.row for one in ended]), within_s=0))
             missing = [one for one, there in zip(ended, known, strict=True) if not there and one.served]
             for one in missing:

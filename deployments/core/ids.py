@@ -17,9 +17,14 @@ def new_id(prefix: str) -> str:
     return f"{prefix}{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
 
 
+def is_id(name: str) -> bool:
+    """Whether a text could be an id."""
+    return _ID.fullmatch(name) is not None
+
+
 def checked(kind: str, name: str) -> str:
     """An id that could be one: what PostgreSQL would refuse as text, such as NUL, is not found like any other."""
-    if not _ID.fullmatch(name):
+    if not is_id(name):
         raise NotFound(f"no {kind} with that id")
     return name
 

@@ -11,7 +11,7 @@ import msgspec
 from deployments.core.config import Rates
 from deployments.core.errors import HeadraceError, InvalidRequest, Overloaded, RateLimited
 from deployments.core.limits import Limits, Policy
-from deployments.core.tokenizer import Tokens
+from deployments.core.tokenizer import Vocabulary
 from deployments.core.types import Finished, Message, Principal, Usage
 
 INTERACTIVE, TRIGGERED, BACKGROUND = "0", "1", "2"
@@ -173,7 +173,7 @@ class Lease:
         self._first_told = True
         return self.id, self._reported, (getattr(self.tape, "first_at", now) - self._began) * 1000
 
-    async def settled(self, tokens: Tokens) -> Settled:
+    async def settled(self, vocabulary: Vocabulary) -> Settled:
         """What it has used: as the backend counted it, or what was written, and what had been read for that."""
         last = self.tape.last if self.tape else None
         used = last.usage if isinstance(last, Finished) else self.used
@@ -184,7 +184,7 @@ class Lease:
         if used:
             return Settled(self, used.prompt_tokens, used.completion_tokens, well=True)
         served = self.tape.tokens if self.tape else 0
-        return Settled(self, await tokens.count(self.read) if served else 0, served, well=False)
+        return Settled(self, await vocabulary.count(self.read) if served else 0, served, well=False)
 
     def request(self) -> dict[str, Any]:
         """The fields of `hr_admit` that are this lease's own."""

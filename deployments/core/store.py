@@ -11,6 +11,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import undefer
 
+from deployments.core.audit import Audit
 from deployments.core.config import Settings
 from deployments.core.conversations import Conversations
 from deployments.core.errors import NotFound
@@ -83,6 +84,7 @@ class Store:
         self.vault = vault
         self.clock = clock
         self.jobs = Jobs(self)
+        self.audit = Audit(self, vault.derived("audit head"))
         self._locks: dict[str, Lock] = {}
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         self._writing = async_sessionmaker(self.engine.execution_options(**WRITES), expire_on_commit=False)

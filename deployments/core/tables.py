@@ -1,6 +1,8 @@
 """The SQL schema; `migrations/` makes it, a test proves that both agree."""
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Text, UniqueConstraint
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import JSON
 
@@ -19,13 +21,20 @@ class Base(DeclarativeBase):
 
 
 class TenantRow(Base):
-    """Who owns things."""
+    """Who owns things, and what it may do; a tenant with `suspended_at` may do nothing."""
 
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
     created_at: Mapped[int] = mapped_column(BigInteger)
     key: Mapped[bytes] = mapped_column(LargeBinary)
+    suspended_at: Mapped[int | None] = mapped_column(BigInteger)
+    limits: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    models: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    weight: Mapped[float] = mapped_column(Float, server_default="1")
+    region: Mapped[str | None] = mapped_column(String(64))
+    retention_days: Mapped[int | None] = mapped_column(Integer)
+    cache: Mapped[str] = mapped_column(String(16), server_default="off")
 
 
 class KeyRow(Base):
@@ -41,6 +50,33 @@ class KeyRow(Base):
     created_at: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
     revoked: Mapped[bool] = mapped_column(Boolean, default=False)
+    limits: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    models: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+
+
+class AuditRow(Base):
+    """An act that is on record; `hash` is that of this row's canonical JSON behind `previous`, the hash of the row before."""
+
+    __tablename__ = "audit"
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[int] = mapped_column(BigInteger)
+    actor: Mapped[str] = mapped_column(String(200))
+    act: Mapped[str] = mapped_column(String(64))
+    tenant: Mapped[str | None] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(200))
+    detail: Mapped[str] = mapped_column(Text)
+    previous: Mapped[bytes] = mapped_column(LargeBinary(32))
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+
+
+class AuditHeadRow(Base):
+    """Where the record ends, under a MAC: what is missing at its end is missed. Writers queue for this row."""
+
+    __tablename__ = "audit_head"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(BigInteger)
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+    mac: Mapped[bytes] = mapped_column(LargeBinary(32))
 
 
 class SessionRow(Base):

@@ -25,7 +25,7 @@ class Frame(msgspec.Struct, frozen=True):
     no_system: int = 0
 
 
-class Tokens:
+class Vocabulary:
     """Counts for one model. `path` holds a vocabulary for `tokenizers`, and beside it the frame of the chat template."""
 
     def __init__(self, path: Path | None):

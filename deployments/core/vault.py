@@ -11,6 +11,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from deployments.core.derived import derive
 from deployments.core.errors import HeadraceError
 
 KEY_BYTES = 32
@@ -69,6 +70,10 @@ class Vault:
         if len(root) != KEY_BYTES:
             raise ValueError(f"the root key has {KEY_BYTES} bytes")
         self._root = root
+
+    def derived(self, purpose: str) -> bytes:
+        """A key for something other than content."""
+        return derive(self._root, purpose)
 
     def new_key(self, tenant: str) -> bytes:
         """A key for a new tenant, wrapped for its row."""

@@ -1,5 +1,6 @@
 """The HTTP application: its routes, and how its errors look. It knows nothing of Ray."""
 
+import asyncio
 from contextlib import asynccontextmanager
 
 from fastapi.exceptions import RequestValidationError
@@ -8,6 +9,7 @@ from starlette.exceptions import HTTPException
 from deployments.core.errors import HeadraceError
 from deployments.gateway import envelope
 from deployments.gateway.api import (
+    admin,
     chat_completions,
     completions,
     conversations,
@@ -17,23 +19,30 @@ from deployments.gateway.api import (
     health,
     models,
     responses,
+    session_tokens,
     sockets,
     vector_stores,
 )
 from deployments.gateway.context import App, Context
 from deployments.gateway.middleware import BodyBound
+from deployments.gateway.rules import rules
 
-_APIS = (chat_completions, completions, responses, sockets, conversations, embeddings, models, vector_stores, documents, health)
+_ANSWERS = (chat_completions, completions, responses, sockets, conversations, embeddings, models)
+_APIS = (*_ANSWERS, vector_stores, documents, session_tokens, admin, health)
 
 
 def build_app(context: Context) -> App:
-    """The application over a context; its lifespan starts and closes the follower hub."""
+    """The application over a context; its lifespan starts and closes what runs beside requests. Raises Unguarded."""
 
     @asynccontextmanager
     async def lifespan(app: App):
         context.hub.start()
         context.gate.start()
+        beside = [asyncio.create_task(context.watch.run()), asyncio.create_task(context.refusals.run())]
         yield
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         await context.gate.close()
         await context.hub.close()
         await context.outbox.close()
@@ -44,6 +53,7 @@ def build_app(context: Context) -> App:
     for api in _APIS:
         app.include_router(api.router)
     app.include_router(files.router, max_body_size=context.settings.gateway.max_upload_bytes + files.FRAME_BYTES)
+    rules(app.routes)
     app.add_exception_handler(HeadraceError, envelope.on_headrace_error)
     app.add_exception_handler(RequestValidationError, envelope.on_invalid)
     app.add_exception_handler(HTTPException, envelope.on_http)

@@ -148,17 +148,17 @@ class ChatRequest(Sampled):
 
         Raises InvalidRequest, Unsupported or NoSuchModel.
         """
-        self._check(settings)
+        self._check(caller, settings)
         name, sampling, toolbox = new_id("chatcmpl-"), self._sampling(), self._toolbox()
         messages = tuple(message.message() for message in self.messages)
         deadline_s = settings.gateway.deadline_s
         first = Turn(name, caller, self.model, messages, sampling, int(now), deadline_s, store_id, toolbox)
         return [first, *(_again(first, number) for number in range(1, self.n or 1))]
 
-    def _check(self, settings: Settings) -> None:
+    def _check(self, caller: Principal, settings: Settings) -> None:
         limits = settings.gateway
         refuse(self.model_extra or {}, _UNBUILT)
-        known(self.model)
+        known(self.model, caller)
         if len(self.messages) > limits.max_messages:
             raise InvalidRequest(f"at most {limits.max_messages} messages", param="messages", code="too_many_messages")
         if (self.n or 1) > limits.max_choices:

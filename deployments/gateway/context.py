@@ -2,22 +2,26 @@
 
 import time
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, FastAPI, Query, Request, WebSocket
 from starlette.requests import HTTPConnection
 
 from deployments.core.config import Settings
-from deployments.core.errors import Forbidden, Unauthenticated
+from deployments.core.errors import Forbidden, TenantSuspended, Unauthenticated
 from deployments.core.follow import Hub
 from deployments.core.gate import Gate
 from deployments.core.keys import Keys
 from deployments.core.outbox import Outbox
 from deployments.core.ports import Embeds, Retrieves
 from deployments.core.recent import Recent
+from deployments.core.refusals import Refusals
 from deployments.core.run import Answers
 from deployments.core.store import Store
+from deployments.core.tokens import Tokens, is_token
 from deployments.core.types import Principal
+from deployments.gateway.watch import Watch
 
 SESSION_COOKIE = "headrace_session"
 
@@ -65,6 +69,9 @@ class Context:
     flow: Answers
     stages: Stages
     gate: Gate
+    tokens: Tokens
+    refusals: Refusals
+    watch: Watch = field(default_factory=Watch)
     sockets: set[WebSocket] = field(default_factory=set[WebSocket])
     default_stores: Recent[str, str] = field(default_factory=lambda: Recent(1.0, time.monotonic))
 
@@ -91,40 +98,69 @@ async def _caller(request: Request) -> Principal:
 
 
 async def caller_of(connection: HTTPConnection) -> Principal:
-    """The principal of the bearer key; raises Unauthenticated."""
-    scheme, _, key = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
+    """The principal of the bearer key or token; raises Unauthenticated or TenantSuspended."""
+    return await identified(connection, bearer(connection))
+
+
+def bearer(connection: HTTPConnection) -> str:
+    """The key or token a caller sent; raises Unauthenticated."""
+    scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not secret.strip():
         raise Unauthenticated("no API key was sent; send it as 'Authorization: Bearer hr_…'")
-    return await cast(App, connection.app).context.keys.verify(key.strip())
+    return secret.strip()
 
 
-async def _visitor(request: Request) -> Principal:
-    """The principal of the browser session; raises Unauthenticated."""
-    return await cast(App, request.app).context.keys.resume_session(request.cookies.get(SESSION_COOKIE, ""))
+async def identified(connection: HTTPConnection, secret: str) -> Principal:
+    """Who a key or token speaks for; one that is refused is put on record. Raises Unauthenticated or TenantSuspended."""
+    parts = cast(App, connection.app).context
+    try:
+        return await (parts.tokens.verify(secret) if is_token(secret) else parts.keys.verify(secret))
+    except (Unauthenticated, TenantSuspended) as error:
+        parts.refusals.note(f"refused.{error.wire_code}", parts.keys.grants.known(secret) or address(connection))
+        raise
+
+
+def address(connection: HTTPConnection) -> str:
+    """Where a caller is, as the edge tells it; for the record only, as without an edge callers could tell us anything."""
+    peer = connection.client.host if connection.client else ""
+    told = connection.headers.get("x-forwarded-for", "").split(",")[0].strip()
+    try:
+        return str(ip_address(told or peer))
+    except ValueError:
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A dependency: the caller, who must hold a scope."""
+
+    scope: str
+
+    async def __call__(self, caller: "Caller", parts: "Parts") -> Principal:
+        """The caller; raises Forbidden."""
+        return holding(parts, caller, self.scope)
 
 
 def scope(name: str) -> object:
-    """A dependency: the caller, who must hold that scope."""
-
-    async def check(caller: "Caller") -> Principal:
-        return holding(caller, name)
-
-    return Depends(check)
+    """What a route depends on that asks for that scope."""
+    return Depends(Holding(name))
 
 
-def holding(caller: Principal, name: str) -> Principal:
-    """The caller, who must hold that scope; raises Forbidden."""
+def holding(parts: Context, caller: Principal, name: str) -> Principal:
+    """The caller, who must hold that scope; one that does not is put on record. Raises Forbidden."""
     if name not in caller.scopes:
+        parts.refusals.note("refused.insufficient_scope", caller.key_id, caller.tenant)
         raise Forbidden(f"the API key lacks the scope '{name}'")
     return caller
 
 
 Parts = Annotated[Context, Depends(_context)]
 Caller = Annotated[Principal, Depends(_caller)]
-Visitor = Annotated[Principal, Depends(_visitor)]
 Asker = Annotated[Principal, scope("chat")]
 Reader = Annotated[Principal, scope("files:read")]
 Writes = Annotated[Principal, scope("files:write")]
+Mints = Annotated[Principal, scope("tokens:mint")]
+Admin = Annotated[Principal, scope("admin")]
 
 AfterItem = Annotated[str, Query(max_length=80)]
 PageSize = Annotated[int, Query(ge=1, le=100)]

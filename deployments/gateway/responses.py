@@ -124,7 +124,7 @@ class ResponseRequest(BaseModel):
 
     def plan(self, caller: Principal, settings: Settings, now: float, store_id: str | None) -> "Plan":
         """What is asked for; `store_id` is the caller's first vector store. Raises InvalidRequest, Unsupported or NoSuchModel."""
-        self._refuse(settings)
+        self._refuse(caller, settings)
         name = new_id("resp_")
         items = self._items(settings)
         search = self._search(store_id)
@@ -135,9 +135,9 @@ class ResponseRequest(BaseModel):
         references = {place: named for place, item in enumerate(items) if (named := reference(item))}
         return Plan(turn, self._snapshot(name, int(now)), items, references, INCLUDES[0] in (self.include or ()))
 
-    def _refuse(self, settings: Settings) -> None:
+    def _refuse(self, caller: Principal, settings: Settings) -> None:
         refuse(self.model_extra or {}, _UNBUILT)
-        known(self.model)
+        known(self.model, caller)
         if self.previous_response_id and self.conversation:
             raise InvalidRequest("previous_response_id and conversation exclude each other", param="conversation", code="invalid_value")
         if self.background and self.store is False:

@@ -6,8 +6,10 @@ from deployments.core.follow import Hub
 from deployments.core.gate import Gate
 from deployments.core.keys import Keys
 from deployments.core.outbox import Outbox
+from deployments.core.refusals import Refusals
 from deployments.core.run import Answers
 from deployments.core.store import open_store
+from deployments.core.tokens import Tokens
 from deployments.core.usage import Books
 from deployments.core.valkey import connect
 from deployments.gateway.app import build_app
@@ -24,7 +26,8 @@ class Gateway:
         hub = Hub(connect(settings.valkey), settings.log)
         outbox = Outbox(connect(settings.valkey), settings.log, local=hub)
         gate = Gate(connect(settings.valkey), settings, keys.policy, Books(store))
-        self._app = build_app(Context(settings, store, keys, hub, outbox, flow, stages, gate))
+        tokens = Tokens(store, keys, settings.pepper_bytes(), connect(settings.valkey), settings.issuer)
+        self._app = build_app(Context(settings, store, keys, hub, outbox, flow, stages, gate, tokens, Refusals(store)))
 
     def __serve_build_asgi_app__(self) -> App:
         """What Serve calls for the application once this object stands."""

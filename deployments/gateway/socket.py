@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from deployments.gateway.context import Context
 from deployments.gateway.events import Event, ResponseEvents, encoder, error_event
 from deployments.gateway.replies import answering, nudging
 from deployments.gateway.responses import ResponseRequest
+from deployments.gateway.watch import Proof
 
 MAX_FRAME_CHARS = 1 << 20
 """A longer frame closes the socket with 1009."""
@@ -48,27 +49,32 @@ _decode = msgspec.json.Decoder(Frame).decode
 class Socket:
     """Serves one client until it goes, its time is over, or it breaks a bound."""
 
-    def __init__(self, parts: Context, verify: Callable[[], Awaitable[Principal]], socket: WebSocket):
+    def __init__(self, parts: Context, proof: Proof, socket: WebSocket):
         self._parts = parts
-        self._verify = verify
+        self._proof = proof
         self._socket = socket
         self._limits = parts.settings.gateway
         self._lanes: dict[str | None, asyncio.Task[None]] = {}
         self._seen: set[str | None] = set()
         self._memory = Memory()
         self._sending = asyncio.Lock()
+        self._life = asyncio.timeout(self._limits.socket_life_s)
+        self._ended = False
+
+    def end(self) -> None:
+        """End it now, as its caller may not be here any more."""
+        if not self._ended:
+            self._ended = True
+            self._life.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> None:
         """Serve; ends with the socket closed and nothing of its foreground left running."""
         try:
-            async with asyncio.timeout(self._limits.socket_life_s):
-                while True:
-                    message = await self._socket.receive()
-                    if message["type"] == "websocket.disconnect":
-                        return
-                    if not await self._take(message):
-                        return
+            await self._receive()
         except TimeoutError:
+            if self._ended:
+                await self._close(1008)
+                return
             await self._refuse(InvalidRequest("this connection is too old; open another", code="websocket_connection_limit_reached"))
             await self._close(1001)
         except asyncio.CancelledError:
@@ -76,6 +82,18 @@ class Socket:
             raise
         finally:
             await self._end()
+
+    async def _receive(self) -> None:
+        """Take frames until the client goes or one ends the connection; raises TimeoutError where its time is over."""
+        self._parts.watch.add(self._proof, self)
+        try:
+            async with self._life:
+                while True:
+                    message = await self._socket.receive()
+                    if message["type"] == "websocket.disconnect" or not await self._take(message):
+                        return
+        finally:
+            self._parts.watch.discard(self._proof, self)
 
     async def _take(self, message: Mapping[str, Any]) -> bool:
         """Handle one frame; False where it ended the connection."""
@@ -127,7 +145,7 @@ class Socket:
                 raise
 
     async def _create(self, frame: Frame, text: str) -> None:
-        body, caller = _request(text), await self._verify()
+        body, caller = _request(text), await self._proof.again()
         wish = frame.headrace.get("on_disconnect")
         if body.background:
             raise Unsupported("background goes with POST /v1/responses", param="background")
@@ -163,7 +181,7 @@ class Socket:
         """Follow a response that outlives its connection."""
         if not frame.response_id:
             raise InvalidRequest("response_id is required", param="response_id", code="missing_required_parameter")
-        caller = await self._verify()
+        caller = await self._proof.again()
         stored = await self._parts.store.of(caller).responses.get(frame.response_id)
         after = -1 if frame.starting_after is None else frame.starting_after
         await self._follow(caller, frame.response_id, encoder(stored), after, frame.stream_id)

@@ -1,12 +1,12 @@
 """What the requests of several endpoints share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from deployments.core.errors import NoSuchModel, Unsupported
-from deployments.core.types import MODELS, Usage
+from deployments.core.types import MODELS, Principal, Usage
 
 FINGERPRINT = "fp_headrace_1"
 
@@ -72,10 +72,15 @@ def refuse(extra: Mapping[str, Any], unbuilt: tuple[str, ...]) -> None:
             raise Unsupported(f"'{name}' is not supported yet", param=name)
 
 
-def known(model: str) -> None:
-    """Raises NoSuchModel."""
-    if model not in MODELS:
-        raise NoSuchModel(f"the model '{model}' does not exist; there are {', '.join(MODELS)}", param="model")
+def known(model: str, caller: Principal, there: Sequence[str] = MODELS) -> None:
+    """Raises NoSuchModel for a model that is not there, or not for this caller."""
+    if model not in (mine := allowed(caller, there)):
+        raise NoSuchModel(f"the model '{model}' does not exist; there are {', '.join(mine) or 'none'}", param="model")
+
+
+def allowed(caller: Principal, there: Sequence[str] = MODELS) -> list[str]:
+    """The models of those that the caller may name."""
+    return [model for model in there if caller.models is None or model in caller.models]
 
 
 def usage(used: Usage) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import ask, doctor, ingest, serve, stop
+from pipeline.cli import ask, audit, doctor, ingest, keys, serve, stop, tenants
 
 app = typer.Typer(
     name="headrace",
@@ -16,6 +16,9 @@ app.command("stop")(stop.stop)
 app.command("ingest")(ingest.ingest)
 app.command("ask")(ask.ask)
 app.command("doctor")(doctor.doctor)
+app.add_typer(tenants.app, name="tenants")
+app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> None:

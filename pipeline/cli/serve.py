@@ -55,10 +55,11 @@ async def _ready(manifest: Manifest, shown: Spinners | Lines, begun: float) -> N
 
 
 def invitation(url: str, key: Path) -> list[str]:
-    """What a newcomer can paste: the key's path, a curl command, a Python snippet."""
+    """What a newcomer can paste: the keys' paths, a curl command, a Python snippet."""
     return [
         "",
         f"demo key   {key}",
+        f"admin key  {key.with_name('admin.key')}",
         "",
         f"""curl -N {url}/v1/chat/completions -H "Authorization: Bearer $(cat {key})" -H 'Content-Type: application/json' \\
   -d '{{"model": "headrace", "stream": true, "messages": [{{"role": "user", "content": "{_QUESTION}"}}]}}'""",

@@ -239,7 +239,7 @@ async def test_an_answer_that_breaks_off_is_charged_for_what_was_written_and_rea
         lease.tape = Tape()
     await has_settled(gate)
     requests, tokens, _ = await Books(hall.store).used(hall.principal)
-    assert (requests, tokens) == (2, 7 + await gate.tokens.count([Message("user", "x" * 20)]))
+    assert (requests, tokens) == (2, 7 + await gate.vocabulary.count([Message("user", "x" * 20)]))
 
 
 async def test_what_a_dead_process_held_is_given_back_and_what_it_used_is_booked(hall: Hall, valkey: Redis) -> None:
@@ -258,7 +258,7 @@ async def test_what_a_dead_process_held_is_given_back_and_what_it_used_is_booked
         await asyncio.sleep(0.3)
         assert (await other.look()).running == 1
     await has_settled(other)
-    assert (await Books(hall.store).used(hall.principal))[:2] == (2, 40 + 1 + await gate.tokens.count([]))
+    assert (await Books(hall.store).used(hall.principal))[:2] == (2, 40 + 1 + await gate.vocabulary.count([]))
 
 
 async def test_nothing_is_admitted_without_valkey_and_leases_are_taken_up_again(valkey_server: Server, hall: Hall, tmp_path: Path) -> None:

@@ -6,7 +6,15 @@ import pytest
 
 from tests.house import House
 
-ROUTES = ("/v1/models", "/v1/chat/completions", "/v1/embeddings", "/v1/files/file-1", "/v1/vector_stores", "/files/file-1")
+ROUTES = (
+    "/v1/models",
+    "/v1/chat/completions",
+    "/v1/embeddings",
+    "/v1/files/file-1",
+    "/v1/vector_stores",
+    "/files/file-1",
+    "/admin/tenants",
+)
 FORMS = (
     "{0}",
     "/{0}",

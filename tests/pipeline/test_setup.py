@@ -10,8 +10,9 @@ from deployments.core.config import Settings
 from deployments.core.errors import Unauthenticated
 from deployments.core.keys import Keys
 from deployments.core.store import open_store
+from deployments.core.tenants import Tenants
 from deployments.core.types import Principal
-from pipeline.setup import DEMO, demo_key, prepare
+from pipeline.setup import ADMIN, DEMO, admin_key, demo_key, prepare
 
 
 @pytest.fixture
@@ -48,19 +49,44 @@ def test_a_new_machine_gets_a_tenant_a_store_and_a_private_key(settings: Setting
     assert stores(settings) == ["default"]
 
 
+def test_the_administrators_key_may_administer_and_nothing_else(settings: Settings) -> None:
+    prepare(settings)
+    principal = verify(settings, admin_key(settings).read_text())
+    assert (principal.tenant, principal.scopes) == (ADMIN, {"admin"})
+    assert stat.S_IMODE(admin_key(settings).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("name", [DEMO, ADMIN])
+def test_a_suspended_tenant_keeps_its_key_over_a_restart(settings: Settings, name: str) -> None:
+    prepare(settings)
+    before = (settings.data_dir / f"{name}.key").read_text()
+
+    async def act(suspend: bool) -> None:
+        store = open_store(settings)
+        tenants = Tenants(store, "test")
+        await (tenants.suspend(name) if suspend else tenants.resume(name))
+        await store.close()
+
+    asyncio.run(act(suspend=True))
+    prepare(settings)
+    asyncio.run(act(suspend=False))
+    assert (settings.data_dir / f"{name}.key").read_text() == before
+    assert verify(settings, before).tenant == name
+
+
 def test_nothing_in_the_data_folder_is_readable_by_others(settings: Settings) -> None:
     prepare(settings)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in settings.data_dir.iterdir()}
-    assert modes.keys() >= {"headrace.db", "demo.key", "pepper.key"}
+    assert modes.keys() >= {"headrace.db", "demo.key", "admin.key", "pepper.key"}
     assert set(modes.values()) == {0o600}
     assert stat.S_IMODE(settings.data_dir.stat().st_mode) == 0o700
 
 
 def test_a_second_start_changes_nothing(settings: Settings) -> None:
     prepare(settings)
-    before = demo_key(settings).read_text()
+    before = demo_key(settings).read_text(), admin_key(settings).read_text()
     prepare(settings)
-    assert demo_key(settings).read_text() == before
+    assert (demo_key(settings).read_text(), admin_key(settings).read_text()) == before
     assert stores(settings) == ["default"]
 
 

@@ -6,9 +6,10 @@ from urllib.parse import quote, urlsplit
 from fastapi import APIRouter, Request, Response
 
 from deployments.core.errors import NotFound, Unauthenticated
+from deployments.core.tokens import is_token
 from deployments.core.types import Principal
 from deployments.gateway import pages
-from deployments.gateway.context import SESSION_COOKIE, Context, Parts
+from deployments.gateway.context import SESSION_COOKIE, Context, Parts, identified
 
 router = APIRouter()
 
@@ -33,7 +34,7 @@ async def sign_in(file_id: str, request: Request, parts: Parts) -> Response:
     async with request.form(max_files=0, max_fields=4) as form:
         key = form.get("key")
     try:
-        visitor = await parts.keys.verify(key.strip() if isinstance(key, str) else "")
+        visitor = await identified(request, _key(key))
     except Unauthenticated:
         return _sign_in(error="This key is not valid.")
     if _SCOPE not in visitor.scopes:
@@ -50,6 +51,12 @@ async def sign_in(file_id: str, request: Request, parts: Parts) -> Response:
         samesite="strict",
     )
     return response
+
+
+def _key(sent: object) -> str:
+    """The key a form sent; a token opens no session, which would outlive it."""
+    key = sent.strip() if isinstance(sent, str) else ""
+    return "" if is_token(key) else key
 
 
 async def _document(parts: Context, visitor: Principal, file_id: str) -> Response:

@@ -8,10 +8,11 @@ import numpy as np
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from deployments.core.errors import InvalidRequest, NoSuchModel, Unsupported
+from deployments.core.errors import InvalidRequest, Unsupported
 from deployments.core.lease import Want
 from deployments.core.types import Vectors
 from deployments.gateway.context import Asker, Parts
+from deployments.gateway.wire import known
 
 router = APIRouter()
 
@@ -47,8 +48,7 @@ class EmbeddingRequest(BaseModel):
 @router.post("/v1/embeddings", response_class=Response)
 async def create(body: EmbeddingRequest, parts: Parts, caller: Asker) -> Response:
     """Embed texts as unit-length vectors."""
-    if body.model != MODEL:
-        raise NoSuchModel(f"the embedding model '{body.model}' does not exist; there is {MODEL}", param="model")
+    known(body.model, caller, (MODEL,))
     texts = body.texts()
     tokens = sum(len(text.encode()) // 4 + 1 for text in texts)
     want = Want(MODEL, tokens, 0, 0, parts.settings.gateway.deadline_s, slot=False)

@@ -4,24 +4,22 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from deployments.core.errors import NoSuchModel
-from deployments.core.types import MODELS
 from deployments.gateway.context import Asker
+from deployments.gateway.wire import allowed, known
 
 router = APIRouter()
 
 
 @router.get("/v1/models")
 async def models(caller: Asker) -> dict[str, Any]:
-    """All models."""
-    return {"object": "list", "data": [_model(name) for name in MODELS]}
+    """The models the caller may name."""
+    return {"object": "list", "data": [_model(name) for name in allowed(caller)]}
 
 
 @router.get("/v1/models/{name:path}")
 async def model(name: str, caller: Asker) -> dict[str, Any]:
     """One model; raises NoSuchModel."""
-    if name not in MODELS:
-        raise NoSuchModel(f"the model '{name}' does not exist; there are {', '.join(MODELS)}", param="model")
+    known(name, caller)
     return _model(name)
 
 

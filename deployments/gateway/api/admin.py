@@ -1,0 +1,142 @@
+"""/admin: tenants, keys and the audit record, for whoever runs the installation."""
+
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from deployments.core.errors import InvalidRequest
+from deployments.core.keys import ScopeName
+from deployments.core.limits import Limits
+from deployments.core.tenants import LimitTerms, ModelName, Tenants, Terms
+from deployments.core.types import Principal
+from deployments.gateway.context import Admin, Context, PageSize, Parts
+
+router = APIRouter(prefix="/admin")
+
+_YEAR_S = 366 * 24 * 3600
+
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+After = Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{0,64}$")]
+
+
+class NewTenant(Terms):
+    """A tenant to make; without an id it gets one."""
+
+    id: Id | None = None
+
+
+class NewKey(BaseModel):
+    """A key to make; without `expires_in_s` it stays until it is revoked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    scopes: list[ScopeName] = Field(min_length=1, max_length=8)
+    expires_in_s: int | None = Field(default=None, ge=1, le=10 * _YEAR_S)
+    limits: LimitTerms = LimitTerms()
+    models: Annotated[list[ModelName], Field(max_length=100)] | None = None
+
+
+class Rotation(BaseModel):
+    """How long the old key works beside the new one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    overlap_s: int = Field(default=3600, ge=0, le=_YEAR_S)
+
+
+@router.get("/tenants")
+async def tenants(parts: Parts, caller: Admin, after: After = "", limit: PageSize = 100) -> dict[str, Any]:
+    """A page of the tenants, by id."""
+    found = await _tenants(parts, caller).list(after, limit + 1)
+    return {"object": "list", "data": [_shape("tenant", tenant) for tenant in found[:limit]], "has_more": len(found) > limit}
+
+
+@router.post("/tenants")
+async def create(body: NewTenant, parts: Parts, caller: Admin) -> dict[str, Any]:
+    """Make a tenant."""
+    terms = Terms.model_validate(body.model_dump(exclude_unset=True, exclude={"id"}))
+    return _shape("tenant", await _tenants(parts, caller).add(terms, body.id))
+
+
+@router.get("/tenants/{name}")
+async def retrieve(name: str, parts: Parts, caller: Admin) -> dict[str, Any]:
+    """One tenant."""
+    return _shape("tenant", await _tenants(parts, caller).get(name))
+
+
+@router.patch("/tenants/{name}")
+async def update(name: str, body: Terms, parts: Parts, caller: Admin) -> dict[str, Any]:
+    """Set what the body names; `limits` are replaced as a whole."""
+    return _shape("tenant", await _tenants(parts, caller).update(name, body))
+
+
+@router.post("/tenants/{name}/suspend")
+async def suspend(name: str, parts: Parts, caller: Admin) -> dict[str, Any]:
+    """Refuse everything the tenant asks."""
+    if name == caller.tenant:
+        raise InvalidRequest("this would lock you out; the command line can do it", code="own_tenant")
+    return _shape("tenant", await _tenants(parts, caller).suspend(name))
+
+
+@router.post("/tenants/{name}/resume")
+async def resume(name: str, parts: Parts, caller: Admin) -> dict[str, Any]:
+    """End a suspension."""
+    return _shape("tenant", await _tenants(parts, caller).resume(name))
+
+
+@router.get("/tenants/{name}/keys")
+async def keys(name: str, parts: Parts, caller: Admin) -> dict[str, Any]:
+    """The keys of a tenant; their secrets are kept nowhere."""
+    return {"object": "list", "data": [_shape("api_key", key) for key in await parts.keys.list(name)]}
+
+
+@router.post("/tenants/{name}/keys")
+async def mint(name: str, body: NewKey, parts: Parts, caller: Admin) -> dict[str, Any]:
+    """Make a key; the answer is the only place its secret is ever in."""
+    ends = int(parts.store.clock()) + body.expires_in_s if body.expires_in_s else None
+    limits = msgspec.convert(body.limits.model_dump(exclude_none=True), Limits)
+    scopes = sorted(set(body.scopes))
+    made = await parts.keys.mint(name, scopes, expires_at=ends, name=body.name, limits=limits, models=body.models, actor=caller.key_id)
+    return _shape("api_key", await parts.keys.get(made.id)) | {"secret": made.secret}
+
+
+@router.post("/keys/{key_id}/rotate")
+async def rotate(key_id: str, parts: Parts, caller: Admin, body: Rotation | None = None) -> dict[str, Any]:
+    """Make a key in place of another, which works a while longer."""
+    made = await parts.keys.rotate(key_id, (body or Rotation()).overlap_s, actor=caller.key_id)
+    return _shape("api_key", await parts.keys.get(made.id)) | {"secret": made.secret}
+
+
+@router.delete("/keys/{key_id}")
+async def revoke(key_id: str, parts: Parts, caller: Admin) -> dict[str, Any]:
+    """End a key."""
+    await parts.keys.revoke(key_id, actor=caller.key_id)
+    return _shape("api_key", await parts.keys.get(key_id))
+
+
+@router.get("/audit", response_class=Response)
+async def export(
+    parts: Parts, caller: Admin, after: Annotated[int, Query(ge=0, lt=2**53)] = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 1000
+) -> Response:
+    """A page of the audit record as one JSON object a line; the last line's `number` is the next page's `after`."""
+    lines = msgspec.json.Encoder().encode_lines(await parts.store.audit.entries(after, limit))
+    return Response(lines, media_type="application/x-ndjson")
+
+
+@router.get("/audit/verify")
+async def verify(parts: Parts, caller: Admin) -> dict[str, Any]:
+    """Whether the whole record is as it was written, and where it breaks if not."""
+    return _shape("audit_verdict", await parts.store.audit.verify())
+
+
+def _tenants(parts: Context, caller: Principal) -> Tenants:
+    return Tenants(parts.store, caller.key_id)
+
+
+def _shape(kind: str, shown: msgspec.Struct) -> dict[str, Any]:
+    return {"object": kind, **msgspec.to_builtins(shown)}
