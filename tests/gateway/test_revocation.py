@@ -23,7 +23,7 @@ from deployments.core.tenants import Tenants
 from deployments.core.tokens import Tokens
 from deployments.core.vault import Vault
 from deployments.gateway.context import Context, Stages
-from tests.fakes import ROOT, SCOPES, FakeEmbeds, FakeRetrieves, Idle, Silence, database, until
+from tests.fakes import ROOT, SCOPES, FakeEmbeds, FakeRetrieves, Idle, OpenGate, Silence, database, until
 from tests.house import serving
 
 SOON_S = 2.0
@@ -57,7 +57,9 @@ async def gateway(opens: Opens, valkey: Redis, folder: Path) -> AsyncIterator[st
         keys = Keys(store, b"pepper", settings.gateway.key_cache_s)
         hub, stages = Hub(valkey, settings.log), Stages(FakeEmbeds(), FakeRetrieves(), Idle())
         tokens = Tokens(store, keys, b"pepper", valkey, settings.issuer)
-        context = Context(settings, store, keys, hub, Outbox(valkey, settings.log), Silence(), stages, tokens, Refusals(store))
+        context = Context(
+            settings, store, keys, hub, Outbox(valkey, settings.log), Silence(), stages, OpenGate(store, settings), tokens, Refusals(store)
+        )
         async with serving(context) as url:
             yield url
 
