@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import ask, doctor, ingest, serve, stop
+from pipeline.cli import ask, doctor, ingest, reload, serve, stop
 
 app = typer.Typer(
     name="headrace",
@@ -13,6 +13,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("stop")(stop.stop)
+app.command("reload")(reload.reload)
 app.command("ingest")(ingest.ingest)
 app.command("ask")(ask.ask)
 app.command("doctor")(doctor.doctor)
