@@ -22,11 +22,12 @@ from pipeline.refusals import HEADER_BYTES, REFUSALS
 LIVE = "/health"
 
 # Read by Ray Serve 2.60 from any client: timeouts, cancellation, replica choice, multiplexing, its own router's metadata, cluster token.
+# Some it reads with any mixture of "-" and "_": a name with "_" does not pass at all, as nginx has it.
 STEERING = (
     "x-request-timeout-seconds",
     "x-request-disconnect-disabled",
     "x-session-id",
-    "serve_multiplexed_model_id",
+    "serve-multiplexed-model-id",
     "x-ray-authorization",
     "x-haproxy-reload-id",
 )
@@ -180,6 +181,7 @@ def _frontend(folder: Path, settings: Settings) -> str:
     http-request wait-for-body time {node.receipt_s * 1000:.0f}ms unless METH_GET
 {deletes}
     http-request del-header {STEERING_PREFIX} -m beg
+    http-request del-header _ -m sub
     http-request del-header x-request-id unless {{ req.hdr(x-request-id) -m reg ^[A-Za-z0-9._-]{{1,128}}$ }}
     http-request set-header x-forwarded-for %[src]
     http-request set-header x-forwarded-proto {"https" if secure else "http"}

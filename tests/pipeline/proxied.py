@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime
 import json
 import ssl
 import tempfile
@@ -11,8 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from deployments.core.config import Gateway, Node, Settings
-from pipeline import edge
+from pipeline.edge import LIVE, Edge, configure
 from pipeline.probe import pick
 from tests.fakes import until
 
@@ -58,7 +63,7 @@ class Upstream:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        if head.startswith(f"GET {edge.LIVE} ".encode()):
+        if head.startswith(f"GET {LIVE} ".encode()):
             writer.write(reply(b"{}"))
             return
         self.heads.append(head)
@@ -90,17 +95,12 @@ async def body(head: bytes, reader: asyncio.StreamReader) -> bytes:
 
 
 @dataclass
-class Stack:
-    """The edge, what is behind it, and a client of it."""
+class Front:
+    """A proxy on a port, what is behind it, and a client of it."""
 
     port: int
     upstream: Upstream
-    fallback: Upstream
-    folder: Path
-    edge: edge.Edge
-    settings: Settings
     tls: ssl.SSLContext | None = None
-    process: asyncio.subprocess.Process = field(init=False)
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls, server_hostname="localhost" if self.tls else None)
@@ -132,6 +132,24 @@ class Stack:
     async def status(self) -> int:
         return (await self.get("/"))[0]
 
+    async def is_up(self) -> bool:
+        """True once it answers; a connection that is refused is not yet an answer."""
+        try:
+            return await self.status() == 200
+        except OSError:
+            return False
+
+
+@dataclass
+class Stack(Front):
+    """Our edge, with Serve's fallback behind it, too."""
+
+    fallback: Upstream = field(kw_only=True)
+    folder: Path = field(kw_only=True)
+    edge: Edge = field(kw_only=True)
+    settings: Settings = field(kw_only=True)
+    process: asyncio.subprocess.Process = field(init=False)
+
     async def run(self) -> None:
         """Start the edge, again where it was killed."""
         none = asyncio.subprocess.DEVNULL
@@ -146,13 +164,13 @@ async def stack(*, serve: bool = True, fallback: bool = False, tls: ssl.SSLConte
         folder = Path(open_ones.enter_context(tempfile.TemporaryDirectory(prefix="hr-")))  # a socket's path is short
         bounds = Gateway(max_body_bytes=2048, max_upload_bytes=8192)
         settings = Settings(data_dir=folder, port=port, gateway=bounds, node=Node(**{"receipt_s": 0.5, "max_connections": 64} | node))
-        proxy = edge.configure(folder, settings, serve_port, fallback_port)
+        proxy = configure(folder, settings, serve_port, fallback_port)
         for one, wanted in zip(upstreams, (serve, fallback), strict=True):
             if wanted:
                 server = await asyncio.start_server(one.handle, "127.0.0.1", one.port)
                 open_ones.push_async_callback(server.wait_closed)
                 open_ones.callback(server.close)
-        made = Stack(port, *upstreams, folder, proxy, settings, tls)
+        made = Stack(port, upstreams[0], tls, fallback=upstreams[1], folder=folder, edge=proxy, settings=settings)
         await made.run()
         try:
             await until(proxy.up)
@@ -163,3 +181,25 @@ async def stack(*, serve: bool = True, fallback: bool = False, tls: ssl.SSLConte
             if made.process.returncode is None:
                 made.process.terminate()
             await made.process.wait()
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A self-signed certificate for localhost and its key."""
+
+    cert: Path
+    key: Path
+
+
+def certify(folder: Path, serial: int = 1) -> Certified:
+    """Make one, in place of the one before."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), serial, now, now + datetime.timedelta(days=1))
+    made = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False).sign(key, hashes.SHA256())
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    cert_path, key_path = folder / "cert.pem", folder / "key.pem"
+    cert_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    key_path.write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
+    return Certified(cert_path, key_path)

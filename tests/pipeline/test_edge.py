@@ -15,7 +15,7 @@ async def edged() -> AsyncIterator[Stack]:
         yield made
 
 
-@pytest.mark.parametrize("name", [*edge.STEERING, *edge.UNWANTED, "X-Serve-Router-Target"])
+@pytest.mark.parametrize("name", [*edge.STEERING, *edge.UNWANTED, "X-Serve-Router-Target", "X_Session-ID", "serve_multiplexed_model_id"])
 async def test_a_header_that_steers_serve_does_not_pass(edged: Stack, name: str):
     status, _, body = await edged.get("/v1/models", f"{name}: 1\r\n{name.upper()}: 2\r\n")
     assert status == 200

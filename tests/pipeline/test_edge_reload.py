@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import datetime
 import os
 import signal
 import ssl
@@ -13,34 +12,18 @@ from pathlib import Path
 import psutil
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from deployments.core.config import Node, Settings
 from pipeline.child import Backoff, Child, Command
 from pipeline.edge import Unusable
 from tests.fakes import until
-from tests.pipeline.proxied import UPGRADE, Stack, stack
-
-
-def certify(folder: Path, serial: int = 1) -> tuple[Path, Path]:
-    """A self-signed certificate for localhost and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), serial, now, now + datetime.timedelta(days=1))
-    made = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False).sign(key, hashes.SHA256())
-    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    cert_path, key_path = folder / "cert.pem", folder / "key.pem"
-    cert_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key_path.write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
-    return cert_path, key_path
+from tests.pipeline.proxied import UPGRADE, Stack, certify, stack
 
 
 @contextlib.asynccontextmanager
 async def secured(folder: Path) -> AsyncIterator[Stack]:
-    cert, key = certify(folder)
-    async with stack(tls=ssl.create_default_context(cafile=cert), tls_cert=cert, tls_key=key) as made:
+    own = certify(folder)
+    async with stack(tls=ssl.create_default_context(cafile=own.cert), tls_cert=own.cert, tls_key=own.key) as made:
         yield made
 
 
@@ -162,10 +145,10 @@ async def test_a_reload_brings_a_renewed_certificate_and_a_wrong_one_changes_not
 
 
 def test_the_url_follows_the_certificate(tmp_path: Path):
-    cert, key = certify(tmp_path)
-    assert Settings(node=Node(tls_cert=cert, tls_key=key), port=8443).base_url == "https://127.0.0.1:8443"
+    own = certify(tmp_path)
+    assert Settings(node=Node(tls_cert=own.cert, tls_key=own.key), port=8443).base_url == "https://127.0.0.1:8443"
     with pytest.raises(ValueError, match="go together"):
-        Node(tls_cert=cert)
+        Node(tls_cert=own.cert)
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.full)])
