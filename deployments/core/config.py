@@ -45,6 +45,9 @@ class Gateway(Section):
     max_input_tokens: int = Field(default=32_000, ge=64, description="Longest input of a response with what came before it, roughly.")
     max_sockets: int = Field(default=2500, ge=1, description="WebSockets one replica holds at once; more are closed with 1013.")
     max_socket_answers: int = Field(default=16, ge=1, description="Answers of one WebSocket at once.")
+    socket_frames_per_s: float = Field(
+        default=20, gt=0, description="Frames a client may send over one WebSocket; five seconds' worth at once, more close it with 1008."
+    )
     socket_life_s: float = Field(default=3600, gt=0, description="Longest life of a WebSocket.")
     max_streams: int = Field(default=900, ge=1, description="Answers one replica writes at once; more get 503.")
     deadline_s: float = Field(default=300, gt=0, description="Longest life of one answer.")

@@ -10,6 +10,7 @@ from deployments.core.store import open_store
 from deployments.core.valkey import connect
 from deployments.gateway.app import build_app
 from deployments.gateway.context import App, Context, Stages
+from deployments.gateway.frames import bound
 
 
 class Gateway:
@@ -17,6 +18,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, stages: Stages, flow: Answers):
         relax()
+        bound()
         store = open_store(settings)
         keys = Keys(store, settings.pepper_bytes(), settings.gateway.key_cache_s, settings.gateway.session_ttl_s)
         hub = Hub(connect(settings.valkey), settings.log)
