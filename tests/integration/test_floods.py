@@ -38,8 +38,8 @@ def fragments(count: int, data: bytes) -> Iterable[bytes]:
 
 
 FLOODS = {
-    "a frame of 16 MiB": (lambda count: [frame(b"x" * (16 << 20))], {1009}),
-    "a frame over 16 MiB": (lambda count: [frame(b"x" * (17 << 20))], {1009, 1006}),  # it may be cut before it has read why
+    "a frame of 16 MiB": (lambda count: [frame(b"x" * (16 << 20))], {1009, 1006}),  # it may be cut before it has read why
+    "a frame over 16 MiB": (lambda count: [frame(b"x" * (17 << 20))], {1009, 1006}),
     "tiny frames": (lambda count: itertools.repeat(frame(b"{}"), count), {1008}),
     "tiny binary frames": (lambda count: itertools.repeat(frame(b"", Opcode.BINARY), count), {1008}),
     "fragments of 64 KiB": (lambda count: fragments(1000, b"x" * 65536), {1009}),
