@@ -22,12 +22,16 @@ class Bounded(WebSocketsSansIOProtocol):
     def __init__(self, config: Any, *args: Any, **options: Any):
         config.ws_max_size, config.ws_per_message_deflate = MAX_MESSAGE_BYTES, False
         super().__init__(config, *args, **options)
+        self._deaf_bytes = 0
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; ends a connection that has too much to read."""
-        super().data_received(data)
-        if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+        """Take bytes; ends a connection that does not read, or goes on writing when it was told to close."""
+        if self.close_sent:
+            self._deaf_bytes += len(data)
+        if self._deaf_bytes > MAX_MESSAGE_BYTES or self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
             self.transport.abort()
+        else:
+            super().data_received(data)
 
     def handle_cont(self, event: Frame) -> None:
         """Take a fragment."""
