@@ -16,9 +16,9 @@ from packaging.version import Version
 
 from deployments.core.config import Settings
 from pipeline import weights
-from pipeline.edge import capacity, near
+from pipeline.edge import capacity, door
 from pipeline.instance import read, running
-from pipeline.probe import fetch, parse, vacant
+from pipeline.probe import call, parse, vacant
 from pipeline.supervisor import READY
 
 Verdict = Literal["ok", "warn", "fail"]
@@ -124,7 +124,8 @@ def _port(settings: Settings, is_up: bool) -> Finding:
 
 
 async def _stages(settings: Settings) -> list[Finding]:
-    status, body = await fetch(near(settings.host), settings.port, READY)
+    card = read(settings.data_dir)
+    status, body = await call(door(card.short), READY) if card else (0, b"")
     if status == 0:
         return [Finding("edge", "fail", "does not answer", f"see {settings.data_dir / 'logs' / 'edge.log'}")]
     parts: dict[str, dict[str, Any]] = parse(body).get("parts", {})

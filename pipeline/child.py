@@ -81,8 +81,8 @@ class Child:
         if self._process is not None and self._process.stdin is not None and self._process.returncode is None:
             self._process.stdin.write(f"{line}\n".encode())
 
-    async def stop(self, number: signal.Signals | None, grace_s: float) -> bool:
-        """End it, by `number` or else by closing its standard input; killed after `grace_s`. True where it went by itself."""
+    async def stop(self, number: signal.Signals | None, grace_s: float, last: signal.Signals = signal.SIGKILL) -> bool:
+        """End it, by `number` or else by closing its standard input; by `last` after `grace_s`. True where it went by itself."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -92,19 +92,19 @@ class Child:
                 process.send_signal(number)
             elif process.stdin is not None:
                 process.stdin.close()
-            gone = await self._await_end(process, grace_s)
+            gone = await self._await_end(process, grace_s, last)
         self._log.info("ended")
         for handler in list(self._log.handlers):
             handler.close()
             self._log.removeHandler(handler)
         return gone
 
-    async def _await_end(self, process: asyncio.subprocess.Process, grace_s: float) -> bool:
+    async def _await_end(self, process: asyncio.subprocess.Process, grace_s: float, last: signal.Signals) -> bool:
         listening = asyncio.create_task(self._listen(process))
         try:
             await asyncio.wait_for(process.wait(), grace_s)
         except TimeoutError:
-            process.kill()
+            process.send_signal(last)
             await process.wait()
             return False
         finally:

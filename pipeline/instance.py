@@ -37,6 +37,9 @@ class Card:
     url: str
     serve_port: int = 0
     fallback_port: int = 0
+    reloads: int = 0
+    refused: str = ""
+    """Why the last reload changed nothing."""
 
 
 class Instance:
@@ -74,6 +77,11 @@ class Instance:
     def listen(self, serve_port: int, fallback_port: int) -> None:
         """Note the ports behind the edge."""
         self.card = replace(self.card, serve_port=serve_port, fallback_port=fallback_port)
+        self._write()
+
+    def reloaded(self, refused: str) -> None:
+        """Note how a reload went."""
+        self.card = replace(self.card, reloads=self.card.reloads + 1, refused=refused)
         self._write()
 
     def sweep(self, spare: Collection[int] = ()) -> list[str]:
@@ -143,6 +151,21 @@ def end(data_dir: Path, patience_s: float = 60) -> list[str] | None:
         names.append("supervisor")
     names += _sweep(card.mark)
     return names if was_running or names else None
+
+
+def renew(data_dir: Path, number: signal.Signals, patience_s: float = 30) -> str | None:
+    """Have the instance of the folder reload, and wait; why it did not, "" where it did, None where none runs."""
+    before = read(data_dir)
+    if before is None or not running(data_dir) or not _is(before):
+        return None
+    os.kill(before.pid, number)
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        card = read(data_dir)
+        if card is not None and card.reloads > before.reloads:
+            return card.refused
+        time.sleep(0.05)
+    return "it did not say in time how it went"
 
 
 def members(mark: str, root: psutil.Process | None = None) -> Iterator[psutil.Process]:

@@ -10,32 +10,28 @@ _PATIENCE_S = 2.0
 _MOST_BYTES = 1 << 20
 
 
-async def converse(path: Path, words: bytes, until: bytes) -> bytes:
-    """What a unix socket answers to `words`, read until `until` is in it; "" where nobody listens or the answer is late."""
+async def converse(path: Path, words: bytes, until: bytes | None, patience_s: float = _PATIENCE_S) -> bytes:
+    """What a unix socket answers to `words`, read until `until` is in it, or to its end; "" where nobody listens or it is late."""
     try:
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             reader, writer = await asyncio.open_unix_connection(path)
-            try:
-                writer.write(words)
-                return await _gather(reader, until)
-            finally:
-                writer.close()
+            return await _exchange(reader, writer, words, until)
     except (OSError, TimeoutError):
         return b""
 
 
-async def fetch(host: str, port: int, path: str) -> tuple[int, bytes]:
-    """Status and body of a GET; status 0 where nobody listens or the answer is late."""
+async def call(path: Path, url: str) -> tuple[int, bytes]:
+    """Status and body of a GET over a unix socket; status 0 where nobody listens or the answer is late."""
+    return _answer(await converse(path, _get(url, "localhost"), None))
+
+
+async def fetch(host: str, port: int, url: str) -> tuple[int, bytes]:
+    """The same over TCP."""
     try:
         async with asyncio.timeout(_PATIENCE_S):
             reader, writer = await asyncio.open_connection(host, port)
-            try:
-                writer.write(f"GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
-                head, _, body = (await _gather(reader, None)).partition(b"\r\n\r\n")
-                return int(head.split(b" ", 2)[1]), body
-            finally:
-                writer.close()
-    except (OSError, TimeoutError, IndexError, ValueError):
+            return _answer(await _exchange(reader, writer, _get(url, f"{host}:{port}"), None))
+    except (OSError, TimeoutError):
         return 0, b""
 
 
@@ -67,6 +63,26 @@ def pick(count: int) -> list[int]:
     for probe in probes:
         probe.close()
     return ports
+
+
+def _get(url: str, host: str) -> bytes:
+    return f"GET {url} HTTP/1.0\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+
+
+def _answer(raw: bytes) -> tuple[int, bytes]:
+    head, _, body = raw.partition(b"\r\n\r\n")
+    try:
+        return int(head.split(b" ", 2)[1]), body
+    except (IndexError, ValueError):
+        return 0, b""
+
+
+async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, words: bytes, until: bytes | None) -> bytes:
+    try:
+        writer.write(words)
+        return await _gather(reader, until)
+    finally:
+        writer.close()
 
 
 async def _gather(reader: asyncio.StreamReader, until: bytes | None) -> bytes:

@@ -7,6 +7,8 @@ from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
 
+import httpx2
+
 from deployments.core.config import Settings
 from pipeline.cli.client import Client, Refused, key
 from pipeline.cli.sync import Document, Sync
@@ -48,15 +50,17 @@ _SUFFIXES = {"text/markdown": ".md", "text/plain": ".txt"}
 Progress = Callable[[int, int, str], None]
 
 
-def starter(settings: Settings, progress: Progress) -> str:
+def starter(settings: Settings, progress: Progress, door: Path | None = None) -> str:
     """Ingest the starter corpus with the demo key, through the public API; returns a line for people, and never raises Refused.
 
+    `door` is a unix socket where the API answers, too.
     Doing so again does nothing; documents that changed are replaced, and those of packages that are gone are deleted.
     """
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - compared, not bound
     url = f"http://{host}:{settings.port}"
     try:
-        with Client(url, key(None, url, settings), tries=2) as client:
+        transport = httpx2.HTTPTransport(uds=str(door)) if door else None
+        with Client(url, key(None, url, settings), transport, tries=2) as client:
             store_id, _ = client.store(None)
             report = Sync(client, store_id, _Steps(progress)).run(list(corpus()), prune=True)
     except Refused as error:

@@ -13,14 +13,15 @@ from typing import Protocol
 
 import psutil
 
-from deployments.core.config import environment
+from deployments.core.config import Settings, environment
 from pipeline import edge, node, setup, valkey, vocabulary, weights
 from pipeline.child import Backoff, Child, Command
 from pipeline.instance import MARK, Instance
-from pipeline.manifest import Manifest
-from pipeline.probe import fetch, vacant
+from pipeline.manifest import Manifest, Unreadable, load
+from pipeline.probe import call, vacant
 
 READY = "/health/ready"
+RELOAD = signal.SIGUSR2  # a terminal that closes sends SIGHUP, and ends us
 
 _START_S = 180  # a first start on a slow machine; a failure is reported long before
 _DEATHS = 3
@@ -57,7 +58,7 @@ class Supervisor:
 
     def __init__(self, manifest: Manifest, steps: Steps):
         self._manifest, self._settings, self._steps = manifest, manifest.settings, steps
-        self._stopping = asyncio.Event()
+        self._stopping, self._renewal = asyncio.Event(), asyncio.Event()
         self._prepared = False
         self._serve_up = asyncio.Event()
         self._app_up = False
@@ -70,6 +71,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(RELOAD, self._renewal.set)
         if not vacant(self._settings.host, self._settings.port):
             self._refuse_port()
         self._instance = Instance(self._settings.data_dir, self._settings.base_url, adopt=True)
@@ -80,7 +82,7 @@ class Supervisor:
             await self._until_stopped(self._start())
             if not self._stopping.is_set():
                 await self._until_stopped(ready())
-            await self._stopping.wait()
+            await self._until_stopped(self._renew())
         finally:
             await self._end()
 
@@ -95,9 +97,12 @@ class Supervisor:
             self._valkey = Child("valkey", Command(server.argv, mark), logs / "valkey.log", probe=server.up)
             url = server.url
         ray = node.configure(instance, self._manifest, url)
-        proxy = edge.configure(instance.subfolder("edge"), settings, ray.ports.serve, ray.ports.fallback)
-        quick = Backoff(first_s=0.05, most_s=5, calm_s=2)
-        self._edge = Child("edge", Command(proxy.argv, mark), logs / "edge.log", probe=proxy.up, backoff=quick)
+        try:
+            self._proxy = edge.configure(instance.subfolder(edge.FOLDER), settings, ray.ports.serve, ray.ports.fallback)
+        except edge.Unusable as error:
+            raise StartFailed(str(error)) from error
+        quick = Backoff(first_s=0.05, most_s=0.5, calm_s=2)
+        self._edge = Child("edge", Command(self._proxy.argv, mark), logs / "edge.log", probe=self._proxy.up, backoff=quick)
         self._ray = Child(
             "ray", ray.command, logs / "ray.log", probe=self._is_app_up, hear=self._hear, bury=self._bury, backoff=Backoff(1, 30, 30)
         )
@@ -120,12 +125,13 @@ class Supervisor:
 
     async def _end(self) -> None:
         """Drain the edge, then end Serve and Ray, then Valkey, then whatever of ours is left."""
-        graces = {"edge": self._settings.node.drain_s + 1, "ray": _RAY_GRACE_S, "valkey": _QUICK_GRACE_S}
+        graces = {"edge": self._settings.node.drain_s, "ray": _RAY_GRACE_S, "valkey": _QUICK_GRACE_S}
         signals = {"edge": signal.SIGUSR1, "ray": None, "valkey": signal.SIGTERM}
         for child in self._children():
             self._steps.begin(f"end {child.name}")
-            gone = await child.stop(signals[child.name], graces[child.name])
-            self._steps.done(f"end {child.name}", "" if gone else "killed")
+            last = signal.SIGTERM if child.name == "edge" else signal.SIGKILL  # HAProxy's second signal cuts what is still open
+            gone = await child.stop(signals[child.name], graces[child.name], last)
+            self._steps.done(f"end {child.name}", "" if gone else "cut short")
         names = await asyncio.to_thread(self._instance.close)
         if names:
             self._steps.say(f"killed what stayed behind: {', '.join(sorted(names))}")
@@ -162,12 +168,34 @@ class Supervisor:
         """Wait until the application says it is ready, through the edge."""
         until = time.monotonic() + _START_S
         while True:
-            status, body = await fetch(edge.near(self._settings.host), self._settings.port, READY)
+            status, body = await call(edge.door(self._instance.card.short), READY)
             if status == 200:
                 return
             if time.monotonic() > until:
                 raise StartFailed(f"the application is not ready: {body[:500].decode(errors='replace')}")
             await asyncio.sleep(0.1)
+
+    async def _renew(self) -> None:
+        """Give the edge its settings and certificate anew whenever told to; the card tells how it went."""
+        while True:
+            await self._renewal.wait()
+            self._renewal.clear()
+            try:
+                self._proxy.write(self._renewed())
+                await self._proxy.reload()
+            except (Unreadable, edge.Unusable) as error:
+                refused = str(error)
+            else:
+                refused = ""
+            self._instance.reloaded(refused)
+            self._steps.say(f"the edge stays as it was: {refused}" if refused else "the edge has its settings anew")
+
+    def _renewed(self) -> Settings:
+        """Our settings with the `node` part read again. Raises Unreadable or Unusable."""
+        node, old = load(self._manifest.path).settings.node, self._settings.node
+        if (node.tls_cert is None) != (old.tls_cert is None):
+            raise edge.Unusable("TLS begins and ends with a restart: the application has to know its own URL")
+        return self._settings.model_copy(update={"node": node})
 
     async def _until_stopped(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -209,7 +237,8 @@ class Supervisor:
         """Ray died: end what it left behind, Serve's proxy above all, before it starts again."""
         self._app_up = False
         self._serve_up.clear()
-        spare = {child.pid for child in (self._edge, self._valkey) if child is not None and child.pid is not None}
+        kept = [psutil.Process(child.pid) for child in (self._edge, self._valkey) if child is not None and child.pid is not None]
+        spare = {one.pid for process in kept for one in (process, *process.children(recursive=True))}
         names = await asyncio.to_thread(self._instance.sweep, spare)
         _reap(spare)
         if self._prepared:

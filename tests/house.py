@@ -28,6 +28,7 @@ from deployments.core.types import Citation, Cited, Outcome, Text, Turn, Usage
 from deployments.core.usage import Books
 from deployments.gateway.app import build_app
 from deployments.gateway.context import Context, Stages
+from deployments.gateway.frames import Bounded
 from deployments.worker.work import Means, Runner
 from pipeline.respond import Respond
 from tests.fakes import SCOPES, FakeEmbeds, FakeRetrieves, database, until
@@ -94,7 +95,7 @@ class House:
 @contextlib.asynccontextmanager
 async def serving(context: Context) -> AsyncIterator[str]:
     """Serve an application on a free port of this machine."""
-    config = uvicorn.Config(build_app(context), port=0, log_level="warning", ws="websockets-sansio", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(build_app(context), port=0, log_level="warning", ws=Bounded, timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     await until(lambda: server.started)

@@ -46,6 +46,9 @@ class Gateway(Section):
     max_input_tokens: int = Field(default=32_000, ge=64, description="Longest input of a response with what came before it, roughly.")
     max_sockets: int = Field(default=2500, ge=1, description="WebSockets one replica holds at once; more are closed with 1013.")
     max_socket_answers: int = Field(default=16, ge=1, description="Answers of one WebSocket at once.")
+    socket_frames_per_s: float = Field(
+        default=20, gt=0, description="Frames a client may send over one WebSocket; five seconds' worth at once, more close it with 1008."
+    )
     socket_life_s: float = Field(default=3600, gt=0, description="Longest life of a WebSocket.")
     max_streams: int = Field(default=900, ge=1, description="Answers one replica writes at once; more get 503.")
     deadline_s: float = Field(default=300, gt=0, description="Longest life of one answer.")
@@ -221,8 +224,24 @@ class Node(Section):
     )
     valkey_bytes: int = Field(default=256 << 20, ge=1 << 20, description="Memory of the embedded Valkey; a write over it is refused.")
     max_connections: int = Field(default=12_000, ge=16, description="Connections the edge holds at once.")
-    receipt_s: float = Field(default=5, gt=0, description="Time a client has to send its header, and again the start of its body.")
+    address_connections: int = Field(
+        default=2000, ge=1, description="Connections one client address holds at once; more are closed. Of IPv6, a /64 is one address."
+    )
+    address_requests_per_s: float = Field(default=0, ge=0, description="Requests one address may send, over 10 s; 0 is no bound.")
+    receipt_s: float = Field(
+        default=5,
+        gt=0,
+        description="Time a client has to send its header, and again the start of its body; twice that, and a stall in between cuts it.",
+    )
+    tls_cert: Path | None = Field(default=None, description="Certificate chain in PEM: the edge speaks HTTPS only. Needs `tls_key`.")
+    tls_key: Path | None = Field(default=None, description="Its private key in PEM, not encrypted.")
     drain_s: float = Field(default=5, ge=0, description="How long open answers may go on after Ctrl-C.")
+
+    @model_validator(mode="after")
+    def _certified(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        return self
 
 
 class Settings(BaseSettings):
@@ -234,7 +253,7 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address the edge listens on.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port the edge listens on.")
     public_url: str | None = Field(
-        default=None, description="How clients reach us; citation links start with it. Default: http://host:port."
+        default=None, description="How clients reach us; citation links start with it. Default: http://host:port, https with a certificate."
     )
     sql_url: SecretStr | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in data_dir.")
     valkey_url: SecretStr | None = Field(default=None, description="Valkey or Redis; default: an embedded Valkey in data_dir.")
@@ -279,7 +298,8 @@ class Settings(BaseSettings):
     @property
     def base_url(self) -> str:
         """Where clients reach us, without a trailing slash."""
-        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+        scheme = "https" if self.node.tls_cert else "http"
+        return (self.public_url or f"{scheme}://{self.host}:{self.port}").rstrip("/")
 
     @property
     def database_url(self) -> str:

@@ -4,7 +4,8 @@ HeadraceError           500 server_error: the root; never raised itself
 ├── InvalidRequest      400 invalid_request_error: the caller must change the request
 │   ├── ContextTooLong  400 context_length_exceeded: the prompt does not fit the model
 │   ├── Unsupported     400 unsupported_parameter: a parameter, tool or value headrace does not have
-│   └── TooLarge        413 request_too_large: the body is over its bound
+│   ├── TooLarge        413 request_too_large: the body is over its bound
+│   └── Late            408 request_timeout: the body did not arrive in time
 ├── Unauthenticated     401 invalid_api_key: no key, or one that is not valid
 ├── Forbidden           403 insufficient_scope: the key lacks the scope
 │   └── TenantSuspended 403 tenant_suspended: an administrator has stopped the tenant
@@ -71,6 +72,12 @@ class TooLarge(InvalidRequest):
     """The body is over its bound."""
 
     status, code = 413, "request_too_large"
+
+
+class Late(InvalidRequest):
+    """The body did not arrive in time."""
+
+    status, code, retry = 408, "request_timeout", False
 
 
 class Unauthenticated(HeadraceError):

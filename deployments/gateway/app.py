@@ -25,6 +25,7 @@ from deployments.gateway.api import (
 )
 from deployments.gateway.context import App, Context
 from deployments.gateway.middleware import BodyBound
+from deployments.gateway.receipt import Receipt
 from deployments.gateway.rules import rules
 
 _ANSWERS = (chat_completions, completions, responses, sockets, conversations, embeddings, models)
@@ -58,6 +59,7 @@ def build_app(context: Context) -> App:
     app.add_exception_handler(RequestValidationError, envelope.on_invalid)
     app.add_exception_handler(HTTPException, envelope.on_http)
     app.add_exception_handler(Exception, envelope.on_anything)
+    app.add_middleware(Receipt)
     limits = context.settings.gateway
     app.add_middleware(BodyBound, max_body_bytes=limits.max_body_bytes, max_upload_bytes=limits.max_upload_bytes)
     return app

@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from deployments.core.errors import HeadraceError, InvalidRequest, NoSuchUrl, TooLarge
+from deployments.core.errors import HeadraceError, InvalidRequest, Late, NoSuchUrl, TooLarge
 from deployments.core.types import Failed
 
 _logger = logging.getLogger("headrace.gateway")
@@ -74,6 +74,8 @@ async def on_http(request: Request, error: Exception) -> Response:
         return answer(NoSuchUrl(f"{request.method} {request.url.path} is not implemented by headrace"))
     if error.status_code == 413:
         return answer(TooLarge("the body is larger than it may be"))
+    if error.status_code == 408:
+        return answer(Late("the body took too long to arrive"))
     return answer(InvalidRequest(str(error.detail)))
 
 

@@ -14,6 +14,7 @@ from deployments.core.usage import Books
 from deployments.core.valkey import connect
 from deployments.gateway.app import build_app
 from deployments.gateway.context import App, Context, Stages
+from deployments.gateway.frames import bound
 
 
 class Gateway:
@@ -21,6 +22,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, stages: Stages, flow: Answers):
         relax()
+        bound()
         store = open_store(settings)
         keys = Keys(store, settings.pepper_bytes(), settings.gateway.key_cache_s, settings.gateway.session_ttl_s)
         hub = Hub(connect(settings.valkey), settings.log)

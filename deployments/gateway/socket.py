@@ -17,15 +17,16 @@ from deployments.gateway.asking import Asked, Memory, ask, enqueue, keeper, outl
 from deployments.gateway.attached import attached, deltas
 from deployments.gateway.context import Context
 from deployments.gateway.events import Event, ResponseEvents, encoder, error_event
+from deployments.gateway.frames import MAX_MESSAGE_BYTES
 from deployments.gateway.replies import answering, nudging
 from deployments.gateway.responses import ResponseRequest
 from deployments.gateway.watch import Proof
 
-MAX_FRAME_CHARS = 1 << 20
-"""A longer frame closes the socket with 1009."""
-
 MAX_LANES = 32
 """Lanes of one socket, the unnamed one included."""
+
+BURST_S = 5
+"""Frames may come at once that make up the allowed rate over so long."""
 
 _LANE = re.compile(r"[A-Za-z0-9_.-]{1,256}")
 _WAITED_S = 5
@@ -46,6 +47,18 @@ class Frame(msgspec.Struct):
 _decode = msgspec.json.Decoder(Frame).decode
 
 
+class Pace:
+    """Says when frames come faster than `per_s` beyond a burst; GCRA, as ITU-T I.371 has it."""
+
+    def __init__(self, per_s: float):
+        self._interval_s, self._due_s = 1 / per_s, 0.0
+
+    def feed(self, now_s: float) -> bool:
+        """Take a frame; False where it is one too many."""
+        self._due_s = max(self._due_s, now_s) + self._interval_s
+        return self._due_s - now_s <= BURST_S
+
+
 class Socket:
     """Serves one client until it goes, its time is over, or it breaks a bound."""
 
@@ -57,6 +70,7 @@ class Socket:
         self._lanes: dict[str | None, asyncio.Task[None]] = {}
         self._seen: set[str | None] = set()
         self._memory = Memory()
+        self._pace = Pace(self._limits.socket_frames_per_s)
         self._sending = asyncio.Lock()
         self._life = asyncio.timeout(self._limits.socket_life_s)
         self._ended = False
@@ -98,12 +112,15 @@ class Socket:
     async def _take(self, message: Mapping[str, Any]) -> bool:
         """Handle one frame; False where it ended the connection."""
         text = message.get("text")
+        if _size(message) > MAX_MESSAGE_BYTES:
+            await self._close(1009)
+            return False
+        if not self._pace.feed(asyncio.get_running_loop().time()):
+            await self._close(1008)
+            return False
         if text is None:
             await self._refuse(InvalidRequest("frames are JSON text", code="invalid_json"))
             return True
-        if len(text) > MAX_FRAME_CHARS or len(text.encode()) > MAX_FRAME_CHARS:
-            await self._close(1009)
-            return False
         lane: str | None = None
         try:
             frame = _decode(text)
@@ -223,6 +240,12 @@ class Socket:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=_WAITED_S)
+
+
+def _size(message: Mapping[str, Any]) -> int:
+    """The length of a frame in bytes; of a text that is too long anyway, in characters."""
+    text, data = message.get("text"), message.get("bytes") or b""
+    return len(data) if text is None else len(text) if len(text) > MAX_MESSAGE_BYTES else len(text.encode())
 
 
 def _request(text: str) -> ResponseRequest:

@@ -1,5 +1,6 @@
 """headrace as a target: its supervisor in the foreground, its generator pointed at the simulator."""
 
+import json
 import signal
 import sys
 import tempfile
@@ -58,6 +59,7 @@ class Headrace:
             try:
                 await process.line(UP, START_S)
                 key = (self.data / "demo.key").read_text().strip()
-                yield Endpoint(f"http://127.0.0.1:{port}/v1", key, process.pid)
+                behind = json.loads((self.data / "instance.json").read_bytes())["serve_port"]
+                yield Endpoint(f"http://127.0.0.1:{port}/v1", key, process.pid, f"http://127.0.0.1:{behind}/v1")
             finally:
                 await stop(process, signal.SIGINT, port)

@@ -88,13 +88,28 @@ class Meter:
         used: dict[str, float] = {}
         result = await self._phase("unary", unary, used)
         figures["unary_rps"] = result.answered / result.window_s
+        if result.total_ms:
+            figures["unary_p50_ms"] = percentile(result.total_ms, 50)
         if "cpu_s" in used:
             figures["unary_cpu_ms"] = 1000 * used["cpu_s"] / max(result.answered, 1)
+        if self._endpoint.inner is not None:
+            await self._unfronted(self._endpoint.inner)
         return self._run
 
-    def _job(self, clients: int, seconds: float, stream: bool = True) -> Job:
+    async def _unfronted(self, url: str) -> None:
+        """The same without the proxy in front: one at a time, and not streamed."""
+        windows, figures = self._windows, self._run.figures
+        single = await self._phase("one at a time, no edge", self._job(1, windows.single_s, url=url), {})
+        if single.ttft_ms:
+            figures["edge_ttft_ms"] = figures["single_ttft_ms"] - percentile(single.ttft_ms, 50)
+        unary = await self._phase("unary, no edge", self._job(UNARY_CLIENTS, windows.unary_s, stream=False, url=url), {})
+        figures["inner_unary_rps"] = unary.answered / unary.window_s
+        if unary.total_ms:
+            figures["inner_unary_p50_ms"] = percentile(unary.total_ms, 50)
+
+    def _job(self, clients: int, seconds: float, stream: bool = True, url: str | None = None) -> Job:
         return Job(
-            self._endpoint.url,
+            url or self._endpoint.url,
             self._endpoint.key,
             self._case.model,
             stream,

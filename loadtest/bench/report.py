@@ -38,6 +38,10 @@ def rows() -> list[Row]:
         ]
     lines += [
         Row("unary_rps", f"req/s, not streamed, {UNARY_CLIENTS} clients"),
+        Row("inner_unary_rps", "the same without the edge"),
+        Row("unary_p50_ms", "p50 of these (ms)"),
+        Row("inner_unary_p50_ms", "the same without the edge (ms)"),
+        Row("edge_ttft_ms", "TTFT p50 one at a time, added by the edge (ms)", 1),
         Row("unary_cpu_ms", "CPU-ms per request, not streamed", 2),
         Row("memory_mib", "memory, all processes (MiB PSS)"),
     ]

@@ -21,6 +21,8 @@ class Endpoint:
     url: str
     key: str
     pid: int | None
+    inner: str | None = None
+    """Where it answers without the proxy in front of it."""
 
 
 class Target(Protocol):

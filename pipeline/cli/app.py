@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import ask, audit, doctor, ingest, keys, serve, stop, tenants
+from pipeline.cli import ask, audit, doctor, ingest, keys, reload, serve, stop, tenants
 
 app = typer.Typer(
     name="headrace",
@@ -13,6 +13,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("stop")(stop.stop)
+app.command("reload")(reload.reload)
 app.command("ingest")(ingest.ingest)
 app.command("ask")(ask.ask)
 app.command("doctor")(doctor.doctor)

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from pipeline import starter
 from pipeline.cli.steps import Lines, Spinners, steps
-from pipeline.instance import InUse
+from pipeline.edge import door
+from pipeline.instance import InUse, read
 from pipeline.manifest import LAPTOP, Manifest, Unreadable, load
 from pipeline.supervisor import StartFailed, Supervisor
 from pipeline.weights import Forged
@@ -41,13 +42,14 @@ async def _ready(manifest: Manifest, shown: Spinners | Lines, begun: float) -> N
         shown.say(line)
     if settings.starter_corpus:
         shown.begin("corpus")
-        loop = asyncio.get_running_loop()
+        loop, card = asyncio.get_running_loop(), read(settings.data_dir)
+        entrance = door(card.short) if card else None
 
         def progress(done: int, total: int, text: str) -> None:
             loop.call_soon_threadsafe(shown.advance, "corpus", done, total, text)
 
         try:
-            said = await asyncio.to_thread(starter.starter, settings, progress)
+            said = await asyncio.to_thread(starter.starter, settings, progress, entrance)
         except Exception as error:  # the service is worth having without it
             said = f"failed: {error}"
         shown.done("corpus", said)

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame, Opcode
 
 from deployments.core.keys import Keys
+from deployments.gateway.frames import MAX_FRAGMENTS
+from deployments.gateway.socket import BURST_S, Pace
 from tests.fakes import SCOPES, until
 from tests.house import House
 
@@ -27,6 +30,13 @@ async def socket(house: House, key: str = "", **headers: str) -> AsyncIterator[C
 
 async def ask(connection: ClientConnection, **fields: Any) -> None:
     await connection.send(json.dumps({"type": "response.create", "model": "headrace", "input": "Hi"} | fields))
+
+
+async def messages(connection: ClientConnection) -> AsyncIterator[str | bytes]:
+    """What comes until it is closed, in whatever way."""
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            yield await connection.recv()
 
 
 async def until_end(connection: ClientConnection, lane: str | None = None) -> list[dict[str, Any]]:
@@ -224,3 +234,47 @@ async def test_lanes_are_bounded(house: House) -> None:
         await ask(connection, stream_id="one more")
         await ask(connection, stream_id="another")
         assert (await until_end(connection, "another"))[-1]["error"]["code"] == "websocket_stream_limit_reached"
+
+
+async def test_frames_that_come_too_fast_close_the_socket(house: House) -> None:
+    allowed = int(house.context.settings.gateway.socket_frames_per_s * BURST_S)
+    async with socket(house) as connection:
+        for _ in range(allowed + 20):
+            await connection.send("{}")
+        answers = [json.loads(text)["type"] async for text in messages(connection)]
+    assert answers == ["error"] * allowed
+    assert connection.close_code == 1008
+
+
+def test_a_steady_client_is_never_too_fast() -> None:
+    pace = Pace(per_s=10)
+    assert all(pace.feed(number / 10) for number in range(1000))
+    assert [pace.feed(100.0) for _ in range(51)].count(True) == 50
+    assert not pace.feed(100.05)
+    assert pace.feed(101.0)
+
+
+async def test_pongs_that_nobody_reads_end_the_connection(house: House) -> None:
+    pings = Frame(Opcode.PING, b"x" * 125).serialize(mask=True) * 500
+    async with socket(house) as connection:
+        connection.transport.pause_reading()
+        async with asyncio.timeout(30):
+            while not connection.transport.is_closing():
+                connection.transport.write(pings)
+                await asyncio.sleep(0.001)
+    assert connection.close_code == 1006
+
+
+async def test_a_message_in_too_many_fragments_closes_the_socket(house: House) -> None:
+    async with socket(house) as connection:
+        connection.transport.write(Frame(Opcode.TEXT, b"{", fin=False).serialize(mask=True))
+        connection.transport.write(Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * (MAX_FRAGMENTS + 1))
+        await connection.wait_closed()
+    assert connection.close_code == 1008
+
+
+async def test_compression_is_not_agreed_on(house: House) -> None:
+    url, headers = house.url.replace("http", "ws") + "/v1/responses", {"authorization": f"Bearer {house.key}"}
+    async with connect(url, additional_headers=headers, proxy=None) as connection:
+        assert connection.response
+        assert "sec-websocket-extensions" not in connection.response.headers

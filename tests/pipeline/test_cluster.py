@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -164,6 +165,18 @@ def test_doctor_sees_a_healthy_instance(running: Running):
         command("doctor"), cwd=ROOT, env=settings(running.data_dir, running.port), capture_output=True, text=True, timeout=60
     )
     assert f"process {running.card.pid}" in done.stdout.replace("\n", " ")
+
+
+def test_a_reload_is_told_of_and_the_stream_it_finds_goes_on(running: Running):
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as stream:
+        stream.sendall(b"GET /stream?n=20&pause_s=0.1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        workers = {p.pid for p in running.find("edge.cfg")}
+        done = subprocess.run(
+            command("reload"), cwd=ROOT, env=settings(running.data_dir, running.port), capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, done.stdout) == (0, "reloaded\n")
+        assert {p.pid for p in running.find("edge.cfg")} - workers
+        assert b"data: 19" in b"".join(iter(lambda: stream.recv(65536), b""))
 
 
 @pytest.mark.parametrize(("part", "within_s"), [("valkey-server", 3), ("edge.cfg", 3), ("serve/", 20), ("ServeReplica", 20)])

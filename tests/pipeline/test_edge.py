@@ -1,123 +1,21 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import psutil
 import pytest
 
-from deployments.core.config import Gateway, Node, Settings
 from pipeline import edge
-from pipeline.probe import pick
-from tests.fakes import until
-
-Answer = Callable[[bytes], bytes]
-
-
-def reply(body: bytes, status: str = "200 OK", kind: str = "application/json") -> bytes:
-    return f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
-
-
-def mirror(head: bytes) -> bytes:
-    lines = head.decode().split("\r\n")
-    headers = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
-    return reply(json.dumps({"path": lines[0].split()[1], "headers": headers}).encode())
-
-
-@dataclass
-class Upstream:
-    """Stands in for Serve: answers each request's head by `answer`, health always."""
-
-    port: int
-    answer: Answer = mirror
-    heads: list[bytes] = field(default_factory=list)
-    gate: asyncio.Event | None = None
-
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            healthy = head.startswith(f"GET {edge.LIVE} ".encode())
-            if not healthy:
-                self.heads.append(head)
-            if self.gate is not None and not healthy:
-                return await self.stream(writer, self.gate)
-            writer.write(reply(b"{}") if healthy else self.answer(head))
-            await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    async def stream(self, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
-        """Two events; the second waits for the gate."""
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n7\r\ndata: 1\r\n")
-        await gate.wait()
-        writer.write(b"7\r\ndata: 2\r\n0\r\n\r\n")
-
-
-@dataclass
-class Stack:
-    port: int
-    upstream: Upstream
-    fallback: Upstream
-    process: asyncio.subprocess.Process
-
-    async def send(self, request: bytes, patience_s: float = 5) -> tuple[int, dict[str, str], bytes]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(request)
-        raw = await asyncio.wait_for(reader.read(), patience_s)
-        writer.close()
-        head, _, body = raw.partition(b"\r\n\r\n")
-        lines = head.decode().split("\r\n")
-        return int(lines[0].split()[1]), dict(line.lower().split(": ", 1) for line in lines[1:]), body
-
-    async def get(self, path: str, headers: str = "") -> tuple[int, dict[str, str], bytes]:
-        return await self.send(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n".encode())
-
-    async def status(self) -> int:
-        return (await self.get("/"))[0]
-
-
-@asynccontextmanager
-async def stack(folder: Path, *, serve: bool = True, fallback: bool = False) -> AsyncIterator[Stack]:
-    port, serve_port, fallback_port = pick(3)
-    settings = Settings(
-        data_dir=folder,
-        port=port,
-        gateway=Gateway(max_body_bytes=2048, max_upload_bytes=8192),
-        node=Node(receipt_s=0.5, max_connections=64),
-    )
-    proxy = edge.configure(folder, settings, serve_port, fallback_port)
-    upstreams = Upstream(serve_port), Upstream(fallback_port)
-    servers = [
-        await asyncio.start_server(one.handle, "127.0.0.1", one.port)
-        for one, wanted in zip(upstreams, (serve, fallback), strict=True)
-        if wanted
-    ]
-    process = await asyncio.create_subprocess_exec(*proxy.argv, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL)
-    try:
-        await until(proxy.up)
-        made = Stack(port, *upstreams, process)
-        if serve or fallback:
-            await until(made.status, equals=200)
-        yield made
-    finally:
-        process.terminate()
-        await process.wait()
-        for server in servers:
-            server.close()
-            await server.wait_closed()
+from tests.pipeline.proxied import Stack, reply, stack
 
 
 @pytest.fixture
-async def edged(tmp_path: Path) -> AsyncIterator[Stack]:
-    async with stack(tmp_path) as made:
+async def edged() -> AsyncIterator[Stack]:
+    async with stack() as made:
         yield made
 
 
-@pytest.mark.parametrize("name", [*edge.STEERING, "X-Serve-Router-Target", "Forwarded"])
+@pytest.mark.parametrize("name", [*edge.STEERING, *edge.UNWANTED, "X-Serve-Router-Target", "X_Session-ID", "serve_multiplexed_model_id"])
 async def test_a_header_that_steers_serve_does_not_pass(edged: Stack, name: str):
     status, _, body = await edged.get("/v1/models", f"{name}: 1\r\n{name.upper()}: 2\r\n")
     assert status == 200
@@ -172,16 +70,16 @@ async def test_a_body_that_does_not_arrive_is_cut_within_its_receipt_time(edged:
     assert json.loads(body)["error"]["code"] == "request_timeout"
 
 
-async def test_without_the_application_it_says_when_to_come_back(tmp_path: Path):
-    async with stack(tmp_path, serve=False) as alone:
+async def test_without_the_application_it_says_when_to_come_back():
+    async with stack(serve=False) as alone:
         status, headers, body = await alone.get("/v1/models")
         assert status == 503
         assert (headers["retry-after"], headers["retry-after-ms"]) == ("2", "2000")
         assert json.loads(body)["error"]["code"] == "server_overloaded"
 
 
-async def test_without_serves_proxy_the_fallback_answers(tmp_path: Path):
-    async with stack(tmp_path, serve=False, fallback=True) as half:
+async def test_without_serves_proxy_the_fallback_answers():
+    async with stack(serve=False, fallback=True) as half:
         assert await half.status() == 200
         assert half.fallback.heads
 
@@ -199,8 +97,8 @@ async def test_the_applications_own_errors_pass_untouched(edged: Stack):
     assert (await edged.get("/"))[::2] == (429, b'{"error": {}}')
 
 
-async def test_a_stream_is_passed_on_as_it_comes(tmp_path: Path):
-    async with stack(tmp_path) as made:
+async def test_a_stream_is_passed_on_as_it_comes():
+    async with stack() as made:
         made.upstream.gate = asyncio.Event()
         reader, writer = await asyncio.open_connection("127.0.0.1", made.port)
         writer.write(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -211,5 +109,7 @@ async def test_a_stream_is_passed_on_as_it_comes(tmp_path: Path):
 
 
 async def test_it_listens_on_its_port_and_nowhere_else(edged: Stack):
-    ports = {c.laddr.port for c in psutil.Process(edged.process.pid).net_connections() if c.status == psutil.CONN_LISTEN}
-    assert ports == {edged.port}
+    processes = [one := psutil.Process(edged.process.pid), *one.children()]
+    assert {c.laddr.port for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN} == {edged.port}
+    assert {door.name for door in edged.folder.glob("*.sock")} == {edge.DOOR, "master.sock"}
+    assert [path.name for path in edged.folder.iterdir() if path.stat().st_mode & 0o077] == []
