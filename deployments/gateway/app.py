@@ -21,6 +21,7 @@ from deployments.gateway.api import (
     vector_stores,
 )
 from deployments.gateway.context import App, Context
+from deployments.gateway.idempotency import Idempotency
 from deployments.gateway.middleware import BodyBound
 
 _APIS = (chat_completions, completions, responses, sockets, conversations, embeddings, models, vector_stores, documents, health)
@@ -47,5 +48,6 @@ def build_app(context: Context) -> App:
     app.add_exception_handler(HTTPException, envelope.on_http)
     app.add_exception_handler(Exception, envelope.on_anything)
     limits = context.settings.gateway
+    app.add_middleware(Idempotency, parts=context)
     app.add_middleware(BodyBound, max_body_bytes=limits.max_body_bytes, max_upload_bytes=limits.max_upload_bytes)
     return app
