@@ -13,7 +13,7 @@ import uvicorn
 from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
-from deployments.core.config import Gateway, Log, Settings, Worker
+from deployments.core.config import Gateway, Idempotency, Log, Settings, Worker
 from deployments.core.errors import HeadraceError
 from deployments.core.follow import Hub
 from deployments.core.jobs import RESPOND
@@ -114,6 +114,7 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
             socket_life_s=8,
         ),
         log=Log(tick_ms=2),
+        idempotency=Idempotency(lease_s=1, wait_s=3),
         worker=Worker(poll_s=0.05),
     )
     async with database(tmp_path, time.time) as store:

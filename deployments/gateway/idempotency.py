@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -171,16 +171,25 @@ class Idempotency:
 
     async def _answer(self, attempts: Attempts, claim: Claim, scope: Scope, receive: Receive, send: Send) -> None:
         """Have the app answer, and keep its reply; what comes to nothing gives the claim back."""
-        running, record = self._running[claim.name], _Record(send, attempts, claim, self._limits.keep_s)
+        running = self._running[claim.name]
+
+        async def settle(reply: Reply | None) -> None:
+            try:
+                await (attempts.keep(claim, reply, self._limits.keep_s) if reply else attempts.release(claim))
+            except SQLAlchemyError:
+                _logger.exception("a claim was left to lapse")
+            finally:
+                self._running.pop(claim.name, None)
+                running.end(reply)
+
+        record = _Record(send, settle)
         beat = asyncio.create_task(self._beat(attempts, claim))
         try:
             await self._app({**scope, _ATTEMPT: _First(attempts, claim, running)}, receive, record)
         finally:
             beat.cancel()
-            if not record.reply:
-                await _released(attempts, claim)
-            del self._running[claim.name]
-            running.end(record.reply)
+            if not record.ended:
+                await settle(None)
 
     async def _beat(self, attempts: Attempts, claim: Claim) -> None:
         while True:
@@ -192,44 +201,34 @@ class Idempotency:
 
 
 class _Record:
-    """Passes a reply on, and keeps it before its end is sent: what a client has seen to its end is what all others will see."""
+    """Passes a reply on, and settles what becomes of it before its end is sent: what a client does next finds it done."""
 
-    def __init__(self, send: Send, attempts: Attempts, claim: Claim, keep_s: float):
-        self._send, self._attempts, self._claim, self._keep_s = send, attempts, claim, keep_s
+    def __init__(self, send: Send, settle: Callable[[Reply | None], Awaitable[None]]):
+        self._send, self._settle = send, settle
         self._status = 0
         self._headers: tuple[tuple[bytes, bytes], ...] = ()
         self._body: list[bytes] = []
         self._bytes = 0
-        self.reply: Reply | None = None
-        """The whole reply, once it is kept."""
+        self.ended = False
 
     async def __call__(self, message: Message) -> None:
         """Take one message of the app's."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             self._headers = tuple((name, value) for name, value in message["headers"] if name.lower() in _KEPT)
-        elif self._status < 300 and self._bytes <= MAX_REPLY_BYTES:
-            self._body.append(message.get("body", b""))
-            self._bytes += len(self._body[-1])
+        elif message["type"] == "http.response.body":
+            self._bytes += len(piece := message.get("body", b""))
+            if self._bytes <= MAX_REPLY_BYTES:
+                self._body.append(piece)
             if not message.get("more_body", False):
-                await self._keep(Reply(self._status, self._headers, b"".join(self._body)))
+                self.ended = True
+                await self._settle(self._whole())
         await self._send(message)
 
-    async def _keep(self, reply: Reply) -> None:
-        if self._bytes > MAX_REPLY_BYTES or not _well(reply):
-            return
-        try:
-            await self._attempts.keep(self._claim, reply, self._keep_s)
-            self.reply = reply
-        except SQLAlchemyError:
-            _logger.exception("a reply could not be kept for its idempotency key")
-
-
-async def _released(attempts: Attempts, claim: Claim) -> None:
-    try:
-        await attempts.release(claim)
-    except SQLAlchemyError as error:  # it lapses by itself
-        _logger.warning("a claim could not be given back: %s", error)
+    def _whole(self) -> Reply | None:
+        """The reply, if it is worth keeping."""
+        reply = Reply(self._status, self._headers, b"".join(self._body))
+        return reply if self._status < 300 and self._bytes <= MAX_REPLY_BYTES and _well(reply) else None
 
 
 def _well(reply: Reply) -> bool:
