@@ -11,6 +11,7 @@ import httpx2
 import pytest
 import uvicorn
 from openai import AsyncOpenAI
+from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from deployments.core.config import Gateway, Idempotency, Log, Settings, Worker
@@ -25,6 +26,7 @@ from deployments.core.types import Citation, Cited, Outcome, Text, Turn, Usage
 from deployments.gateway.app import build_app
 from deployments.gateway.context import Context, Stages
 from deployments.worker.work import Means, Runner
+from pipeline.cache import Cached
 from pipeline.respond import Respond
 from tests.fakes import SCOPES, FakeEmbeds, FakeRetrieves, database, until
 
@@ -102,6 +104,7 @@ async def serving(context: Context) -> AsyncIterator[str]:
 async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
     settings = Settings(
         data_dir=tmp_path,
+        valkey_url=SecretStr(f"unix://{valkey.connection_pool.connection_kwargs['path']}"),
         gateway=Gateway(
             max_body_bytes=20_000,
             max_messages=5,
@@ -122,10 +125,11 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
         await keys.add_tenant("ours", "ours")
         key = await keys.mint("ours", SCOPES)
         flow = Script()
+        cached = Cached(settings, flow, FakeEmbeds())
         hub = Hub(valkey, settings.log)
         outbox = Outbox(valkey, settings.log, local=hub)
-        runner = Runner(Means(store, hub, outbox), settings.worker, {RESPOND: Respond(settings, flow)})
-        context = Context(settings, store, keys, hub, outbox, flow, Stages(FakeEmbeds(), FakeRetrieves(), Bell(runner)))
+        runner = Runner(Means(store, hub, outbox), settings.worker, {RESPOND: Respond(settings, cached)})
+        context = Context(settings, store, keys, hub, outbox, cached, Stages(FakeEmbeds(), FakeRetrieves(), Bell(runner)))
         async with serving(context) as url:
             working = asyncio.create_task(runner.run())
             house = House(url, key.secret, flow, context)
@@ -134,6 +138,7 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
                 await client.close()
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
+            await cached.close()
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Protocol
 from deployments.core.follow import Tape
 from deployments.core.log import Writer
 from deployments.core.store import Store
-from deployments.core.types import Delta, Turn
+from deployments.core.types import Delta, Turn, Vector
 
 Keep = Callable[[Sequence[Delta]], Awaitable[None]]
 """Keeps the whole log of an answer in SQL, its last delta included; it is called before anybody sees that delta."""
@@ -19,12 +19,16 @@ async def forget(log: Sequence[Delta]) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a turn: the log it writes, the tape of that log, the database, and what keeps the outcome."""
+    """One run of a turn: the log it writes, the tape of that log, the database, and what keeps the outcome.
+
+    `vector` is the embedding of the question where it is known already.
+    """
 
     writer: Writer
     tape: Tape
     store: Store
     keep: Keep = forget
+    vector: Vector | None = None
 
 
 class Answers(Protocol):

@@ -1,5 +1,6 @@
 """/v1/responses: ask, follow, poll, cancel, delete."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,6 +12,7 @@ from deployments.core.responses import ENDED, StoredResponse
 from deployments.core.types import Principal
 from deployments.gateway.asking import ask, enqueue, keeper, outlives
 from deployments.gateway.attached import Attached, AttachedBody, shared
+from deployments.gateway.caching import reusing
 from deployments.gateway.context import AfterItem, Asker, Context, PageSize, Parts
 from deployments.gateway.events import Event, ResponseEvents, encoder
 from deployments.gateway.idempotency import attempt_of
@@ -36,6 +38,8 @@ async def create(body: ResponseRequest, request: Request, parts: Parts, caller: 
     if attempt.answer:
         return await _again(parts, caller, body, attempt.answer)
     asked = await ask(parts, caller, body, outlives(request))
+    (turn,) = await reusing(parts, [asked.turn], request.headers)
+    asked = replace(asked, turn=turn)
     if asked.plan.store:
         await attempt.bind(asked.turn.id)
     if not asked.outlives:
