@@ -100,11 +100,16 @@ async def serving(context: Context) -> AsyncIterator[str]:
     await task
 
 
+def location(valkey: Redis) -> SecretStr:
+    """The URL of the server that a client is connected to."""
+    return SecretStr(f"unix://{valkey.connection_pool.connection_kwargs['path']}")
+
+
 @pytest.fixture
 async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
     settings = Settings(
         data_dir=tmp_path,
-        valkey_url=SecretStr(f"unix://{valkey.connection_pool.connection_kwargs['path']}"),
+        valkey_url=location(valkey),
         gateway=Gateway(
             max_body_bytes=20_000,
             max_messages=5,
