@@ -68,9 +68,10 @@ class Cached:
 
         The version of the store is read before anything is looked for in it: what changes meanwhile makes the answer unreachable.
         """
-        begun = any(not isinstance(delta, Opened) for delta in run.writer.written)
-        if turn.reuse is None or turn.conversation_id or begun or not turn.question.strip():
+        if turn.reuse is None or turn.conversation_id or not turn.question.strip():
             return None
+        if any(not isinstance(delta, Opened) for delta in run.writer.written):
+            return None  # it was begun before, by a worker that died
         mine = run.store.of(turn.principal)
         try:
             return slot(turn, await mine.lock(), await mine.corpus.version(turn.store_id) if turn.store_id else 0, self._revision)

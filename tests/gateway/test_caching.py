@@ -133,3 +133,14 @@ async def test_what_the_tenant_has_chosen_holds_for_requests_that_say_nothing(ho
     for headers, reuse in (({}, Reuse()), ({"x-headrace-cache": "off"}, None), ({"x-headrace-cache": "semantic"}, Reuse(0.97))):
         (turn,) = await reusing(parts, [house.flow.turns[0]], headers)
         assert turn.reuse == reuse
+
+
+async def test_a_file_that_leaves_the_index_makes_what_was_read_from_it_old(house: House) -> None:
+    async with house.http() as http:
+        store_id = (await http.post("/v1/vector_stores", json={"name": "docs"})).json()["id"]
+        sent = await http.post("/v1/files", data={"purpose": "assistants"}, files={"file": ("a.md", b"# Title")})
+        file_id = sent.json()["id"]
+        await http.post(f"/v1/vector_stores/{store_id}/files", json={"file_id": file_id})
+        assert (await http.delete(f"/v1/files/{file_id}")).status_code == 200
+    mine = house.context.store.of(await house.context.keys.verify(house.key))
+    assert await mine.corpus.version(store_id) == 3  # out of the index, out of SQL, out of the index for what a worker put there

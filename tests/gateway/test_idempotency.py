@@ -10,12 +10,14 @@ from typing import Any
 import httpx2
 import pytest
 from redis.asyncio import Redis
+from sqlalchemy import func, select
 
 from deployments.core.errors import Overloaded, StreamInterrupted
 from deployments.core.follow import Hub
 from deployments.core.idempotency import Claim
 from deployments.core.keys import Keys
 from deployments.core.outbox import Outbox
+from deployments.core.tables import AttemptRow
 from deployments.core.types import Citation
 from deployments.gateway.idempotency import _digest, _name
 from tests.fakes import database, until
@@ -168,19 +170,49 @@ async def test_a_client_that_went_away_may_ask_again(house: House, body: dict[st
     assert len(house.flow.turns) == 2
 
 
+GOES_ON = {"x-headrace-on-disconnect": "continue"}
+
+
+def told(body: bytes) -> bytes:
+    """A stream without its pauses."""
+    return body.replace(b": keep-alive\n\n", b"")
+
+
 async def test_duplicates_follow_a_response_that_outlives_its_connection(house: House) -> None:
     house.flow.pieces, house.flow.pause_s = ["one ", "two ", "three"], 0.2
     async with house.http() as http:
-        goes_on = {"x-headrace-on-disconnect": "continue"}
-        first = asyncio.create_task(post(http, RESPONSES, respond(stream=True), **goes_on))
+        first = asyncio.create_task(post(http, RESPONSES, respond(stream=True), **GOES_ON))
         await until(lambda: len(house.flow.turns), equals=1)
         started = time.monotonic()
-        request = http.build_request("POST", RESPONSES, json=respond(stream=True), headers={"idempotency-key": "k", **goes_on})
+        request = http.build_request("POST", RESPONSES, json=respond(stream=True), headers={"idempotency-key": "k", **GOES_ON})
         second = await http.send(request, stream=True)
         begun = time.monotonic() - started
         followed, whole = await second.aread(), (await first).content
     assert begun < 0.4  # it does not wait for the end
-    assert followed.replace(b": keep-alive\n\n", b"") == whole.replace(b": keep-alive\n\n", b"")
+    assert told(followed) == told(whole)
+    assert len(house.flow.turns) == 1
+
+
+async def test_duplicates_get_an_outliving_response_whole(house: House) -> None:
+    house.flow.pieces, house.flow.pause_s = ["one ", "two"], 0.1
+    async with house.http() as http:
+        replies = await asyncio.gather(*(post(http, RESPONSES, respond(), **GOES_ON) for _ in range(5)))
+    assert len({content(reply) for reply in replies}) == 1
+    assert len(house.flow.turns) == 1
+
+
+async def test_who_lost_the_connection_to_an_outliving_response_finds_it_again(house: House) -> None:
+    house.flow.pieces, house.flow.pause_s = ["one ", "two ", "three"], 0.2
+    async with house.http() as http:
+        request = http.build_request("POST", RESPONSES, json=respond(stream=True), headers={"idempotency-key": "k", **GOES_ON})
+        lost = await http.send(request, stream=True)
+        await anext(lost.aiter_bytes())
+        await lost.aclose()
+        again = await post(http, RESPONSES, respond(stream=True), **GOES_ON)
+        other = await post(http, RESPONSES, respond(stream=True, temperature=1), **GOES_ON)
+    assert "one two three" in again.text
+    assert again.text.endswith("data: [DONE]\n\n")
+    assert other.status_code == 422
     assert len(house.flow.turns) == 1
 
 
@@ -248,3 +280,13 @@ async def test_a_body_over_its_bound_is_413_with_a_key_as_well(house: House) -> 
     async with house.http() as http:
         reply = await http.post(CHAT, content=endless(), headers={"idempotency-key": "k", "content-type": "application/json"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("key", ["' OR '1'='1", "'; DROP TABLE attempts; --", '" UNION SELECT * FROM api_keys --', "%", "${jndi:ldap://x}"])
+async def test_a_hostile_key_is_a_key_like_any_other(house: House, key: str) -> None:
+    async with house.http() as http:
+        first, again = await post(http, CHAT, chat(), key), await post(http, CHAT, chat(), key)
+        other = await post(http, CHAT, chat(), key + "x")
+    assert content(first) == content(again) != content(other)
+    async with house.context.store.session() as session:
+        assert await session.scalar(select(func.count()).select_from(AttemptRow)) == 2

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from deployments.core.config import Cache, Log, Settings
 from deployments.core.follow import Hub
+from deployments.core.jobs import INGEST, Job
 from deployments.core.outbox import Outbox
 from deployments.core.run import Keep, Run, forget
 from deployments.core.store import Store
@@ -45,8 +46,9 @@ from deployments.core.types import (
 )
 from pipeline.cache import Cached
 from pipeline.flow import Flow
+from pipeline.jobs import Ingest
 from tests.conftest import Server
-from tests.fakes import FakeEmbeds, FakeRetrieves, database, tenant, until
+from tests.fakes import FakeEmbeds, FakeRetrieves, database, means, tenant, until
 
 EXACT, CLOSE = Reuse(), Reuse(0.97)
 QUESTION = "what brings water to the wheel"
@@ -323,3 +325,14 @@ async def test_a_valkey_that_is_away_or_hangs_is_a_miss(valkey: Redis, own_valke
         assert time.monotonic() - started < 2
         own_valkey.kill()
         assert said(await stand.run(stand.turn(reuse=CLOSE))).startswith("Call 3")
+
+
+async def test_a_worker_that_takes_a_file_out_of_the_index_makes_what_was_read_from_it_old(stand: Stand) -> None:
+    store_id, file_id = await stand.filled("A headrace brings water to the wheel")
+    turn = stand.turn(store_id=store_id)
+    await stand.run(turn)
+    await stand.store.of(stand.ours).delete_file(file_id)
+    assert "headrace" in said(await stand.run(turn))  # the index has it still, as a worker had put it there meanwhile
+    ingest = Ingest(Settings(), stand.embeds, stand.retrieves)
+    await ingest.lost(means(stand.store), Job("job", "ours", INGEST, f"{store_id}/{file_id}", 1, 1))
+    assert "headrace" not in said(await stand.run(turn))
