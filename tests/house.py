@@ -37,6 +37,7 @@ class Script:
 
     pieces: list[str | Citation] = field(default_factory=lambda: ["Hello ", "world."])
     pause_s: float = 0.0
+    hesitates_s: float = 0.0
     error: HeadraceError | None = None
     turns: list[Turn] = field(default_factory=list)
     ended_early: int = 0
@@ -51,6 +52,7 @@ class Script:
             await writer.drain()
             last = writer.failed(self.error) if self.error else writer.finished(Outcome(writer.next_seq, "stop", Usage(10, 2)))
             await run.keep((*writer.written, last))
+            await asyncio.sleep(self.hesitates_s)
             writer.end(last)
         except asyncio.CancelledError:
             self.ended_early += 1

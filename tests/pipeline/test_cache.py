@@ -322,7 +322,7 @@ async def test_a_valkey_that_is_away_or_hangs_is_a_miss(valkey: Redis, own_valke
         own_valkey.signal(signal.SIGSTOP)
         started = time.monotonic()
         assert said(await stand.run(stand.turn(reuse=CLOSE))).startswith("Call 2")
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 4  # a reply that hangs is given up by the client after 5 s
         own_valkey.kill()
         assert said(await stand.run(stand.turn(reuse=CLOSE))).startswith("Call 3")
 
