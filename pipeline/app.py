@@ -16,6 +16,7 @@ from deployments.router.client import RouterClient
 from deployments.router.service import Router
 from deployments.worker.client import WorkerClient
 from deployments.worker.service import Worker
+from pipeline.cache import Cached
 from pipeline.citations import cite
 from pipeline.flow import Flow
 from pipeline.jobs import Ingest
@@ -32,7 +33,7 @@ def build(settings: Settings) -> Application:
     retrieves = RetrieverClient(handle(Retriever, "retriever", settings.retriever.scaling, settings))
     routes = RouterClient(handle(Router, "router", settings.router.scaling, settings))
     generates = GeneratorClient(handle(Generator, "generator", settings.generator.stage, settings, cite))
-    flow = Flow(settings, embeds, retrieves, routes, generates)
+    flow = Cached(settings, Flow(settings, embeds, retrieves, routes, generates), embeds)
     jobs = {INGEST: Ingest(settings, embeds, retrieves), RESPOND: Respond(settings, flow), REMEMBER: Remember(settings, embeds, generates)}
     works = WorkerClient(handle(Worker, "worker", settings.worker.scaling, settings, jobs))
 

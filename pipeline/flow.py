@@ -74,7 +74,7 @@ class Flow:
         except asyncio.CancelledError:
             if not writer.ref.shared and not writer.broken:
                 writer.fence(run.tape.deltas)
-                await _end(run, writer.cancelled())
+                await end(run, writer.cancelled())
             raise
         except HeadraceError as error:
             last = await _break(run, error)
@@ -83,14 +83,14 @@ class Flow:
         except Exception:
             _logger.exception("turn %s failed", turn.id)
             last = await _break(run, HeadraceError("headrace failed to answer; the log has the reason"))
-        await _end(run, last)
+        await end(run, last)
 
     async def _run(self, turn: Turn, run: Run) -> Last:
         writer = run.writer
         async with asyncio.timeout(turn.deadline_s):
             if not writer.written:
                 writer.open()
-            vector = await self._embed(turn)
+            vector = await self._embed(turn) if run.vector is None else run.vector
             if turn.conversation_id:
                 found, messages = await asyncio.gather(self._ground(turn, writer, vector), self._recall(turn, run, vector))
                 turn = msgspec.structs.replace(turn, messages=messages)
@@ -196,7 +196,7 @@ async def _break(run: Run, error: HeadraceError) -> Last:
     return run.writer.failed(error)
 
 
-async def _end(run: Run, last: Last) -> None:
+async def end(run: Run, last: Last) -> None:
     """Keep the response, then tell its readers that it has ended: what they have seen is not lost any more."""
     try:
         await run.keep((*run.writer.written, last))

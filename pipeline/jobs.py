@@ -55,7 +55,7 @@ class Ingest:
     async def give_up(self, means: Means, job: Job, code: Reason, message: str) -> None:
         """Mark the file failed, and take it out of the index."""
         store_id, _, file_id = job.subject.partition("/")
-        await self._undo(job)
+        await self._undo(means, job)
         with contextlib.suppress(NotFound):
             await means.store.of(job.principal).fail(store_id, file_id, code, message, job)
 
@@ -65,11 +65,12 @@ class Ingest:
         try:
             await means.store.of(job.principal).member(store_id, file_id)
         except NotFound:
-            await self._undo(job)
+            await self._undo(means, job)
 
-    async def _undo(self, job: Job) -> None:
+    async def _undo(self, means: Means, job: Job) -> None:
         store_id, _, file_id = job.subject.partition("/")
         await self.retrieves.replace(job.principal, store_id, file_id, "", "", (), np.zeros((0, 0), np.float32))
+        await means.store.of(job.principal).corpus.touch(store_id)
 
     def _read(self, content: bytes, filename: str) -> tuple[Document, list[Chunk]]:
         try:

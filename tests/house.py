@@ -11,9 +11,10 @@ import httpx2
 import pytest
 import uvicorn
 from openai import AsyncOpenAI
+from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from deployments.core.config import Gateway, Log, Settings, Worker
+from deployments.core.config import Gateway, Idempotency, Log, Settings, Worker
 from deployments.core.errors import HeadraceError
 from deployments.core.follow import Hub
 from deployments.core.gate import Gate
@@ -30,6 +31,7 @@ from deployments.gateway.app import build_app
 from deployments.gateway.context import Context, Stages
 from deployments.gateway.frames import Bounded
 from deployments.worker.work import Means, Runner
+from pipeline.cache import Cached
 from pipeline.respond import Respond
 from tests.fakes import SCOPES, FakeEmbeds, FakeRetrieves, database, until
 
@@ -40,6 +42,7 @@ class Script:
 
     pieces: list[str | Citation] = field(default_factory=lambda: ["Hello ", "world."])
     pause_s: float = 0.0
+    hesitates_s: float = 0.0
     error: HeadraceError | None = None
     turns: list[Turn] = field(default_factory=list)
     ended_early: int = 0
@@ -55,6 +58,7 @@ class Script:
             await writer.drain()
             last = writer.failed(self.error) if self.error else writer.finished(Outcome(writer.next_seq, "stop", Usage(10, 2)))
             await run.keep((*writer.written, last))
+            await asyncio.sleep(self.hesitates_s)
             writer.end(last)
         except asyncio.CancelledError:
             self.ended_early += 1
@@ -106,10 +110,16 @@ async def serving(context: Context) -> AsyncIterator[str]:
         await task
 
 
+def location(valkey: Redis) -> SecretStr:
+    """The URL of the server that a client is connected to."""
+    return SecretStr(f"unix://{valkey.connection_pool.connection_kwargs['path']}")
+
+
 @pytest.fixture
 async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
     settings = Settings(
         data_dir=tmp_path,
+        valkey_url=location(valkey),
         gateway=Gateway(
             max_body_bytes=20_000,
             max_messages=5,
@@ -122,6 +132,7 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
             socket_life_s=8,
         ),
         log=Log(tick_ms=2),
+        idempotency=Idempotency(lease_s=1, wait_s=3),
         worker=Worker(poll_s=0.05),
     )
     async with database(tmp_path, time.time) as store:
@@ -129,13 +140,14 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
         await keys.add_tenant("ours", "ours")
         key = await keys.mint("ours", SCOPES)
         flow = Script()
+        cached = Cached(settings, flow, FakeEmbeds())
         hub = Hub(valkey, settings.log)
         outbox = Outbox(valkey, settings.log, local=hub)
         gate = Gate(valkey, settings, keys.policy, Books(store))
-        runner = Runner(Means(store, hub, outbox, gate), settings.worker, {RESPOND: Respond(settings, flow)})
+        runner = Runner(Means(store, hub, outbox, gate), settings.worker, {RESPOND: Respond(settings, cached)})
         stages = Stages(FakeEmbeds(), FakeRetrieves(), Bell(runner))
         tokens = Tokens(store, keys, b"pepper", valkey, settings.issuer)
-        context = Context(settings, store, keys, hub, outbox, flow, stages, gate, tokens, Refusals(store))
+        context = Context(settings, store, keys, hub, outbox, cached, stages, gate, tokens, Refusals(store))
         async with serving(context) as url:
             working = asyncio.create_task(runner.run())
             house = House(url, key.secret, flow, context)
@@ -144,6 +156,7 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
                 await client.close()
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
+            await cached.close()
 
 
 @dataclass

@@ -215,6 +215,27 @@ class Log(Section):
     stall_s: float = Field(default=10, gt=0, description="How long deltas are held while Valkey is away.")
 
 
+class Idempotency(Section):
+    """Requests with an `Idempotency-Key`."""
+
+    keep_s: float = Field(default=24 * 3600, ge=60, description="How long a reply is kept for requests with the same key.")
+    lease_s: float = Field(default=10, gt=0, description="How long a key stays with a gateway that gives no sign of life.")
+    wait_s: float = Field(default=30, gt=0, description="How long a request waits for the first one with its key, before it gets 409.")
+
+
+class Cache(Section):
+    """Answers that are given again, for tenants and requests that ask for it."""
+
+    ttl_s: int = Field(default=3600, ge=1, description="Life of a kept answer.")
+    max_bytes: int = Field(default=64 << 10, ge=1024, description="Largest answer that is kept.")
+    max_entries: int = Field(default=500, ge=1, description="Answers kept of one tenant; the oldest goes first.")
+    max_vectors: int = Field(default=64, ge=1, description="Questions that are compared with one that differs from them in its words only.")
+    threshold: float = Field(
+        default=0.97, ge=0.9, le=1, description="Cosine from which two questions count as one; a request may raise it, not lower it."
+    )
+    patience_s: float = Field(default=0.2, gt=0, description="How long the cache may take, before the answer is written anew.")
+
+
 class Node(Section):
     """What `headrace serve` starts beside the app: Ray, Valkey and the edge."""
 
@@ -272,6 +293,8 @@ class Settings(BaseSettings):
     session: Session = Session()
     worker: Worker = Worker()
     log: Log = Log()
+    idempotency: Idempotency = Idempotency()
+    cache: Cache = Cache()
     node: Node = Node()
 
     @classmethod

@@ -4,6 +4,8 @@ HeadraceError           500 server_error: the root; never raised itself
 ├── InvalidRequest      400 invalid_request_error: the caller must change the request
 │   ├── ContextTooLong  400 context_length_exceeded: the prompt does not fit the model
 │   ├── Unsupported     400 unsupported_parameter: a parameter, tool or value headrace does not have
+│   ├── KeyReused       422 idempotency_key_reused: the key belongs to another request
+│   ├── InFlight        409 idempotency_key_in_flight: the first request with the key is not answered yet; try again
 │   ├── TooLarge        413 request_too_large: the body is over its bound
 │   └── Late            408 request_timeout: the body did not arrive in time
 ├── Unauthenticated     401 invalid_api_key: no key, or one that is not valid
@@ -66,6 +68,18 @@ class Unsupported(InvalidRequest):
     """A parameter, tool or value that headrace does not have."""
 
     code = "unsupported_parameter"
+
+
+class KeyReused(InvalidRequest):
+    """The idempotency key belongs to a request with another body."""
+
+    status, code = 422, "idempotency_key_reused"
+
+
+class InFlight(InvalidRequest):
+    """The first request with that idempotency key is still being answered; its reply can be had later."""
+
+    status, code, retry = 409, "idempotency_key_in_flight", True
 
 
 class TooLarge(InvalidRequest):

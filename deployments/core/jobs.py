@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from sqlalchemy import ColumnElement, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from deployments.core.errors import HeadraceError
 from deployments.core.ids import found, new_id
+from deployments.core.sql import INSERTS
 from deployments.core.tables import JobRow
 from deployments.core.types import Principal
 
@@ -136,7 +136,7 @@ class Jobs:
         """A row for a job, ours or that of who was faster."""
         now = self._now()
         values = {"id": new_id("job_"), "tenant_id": tenant, "kind": kind, "subject": subject, "status": "queued"}
-        insert = _INSERTS[self._store.engine.dialect.name](JobRow).values(values | {"run_at": now, "created_at": now})
+        insert = INSERTS[self._store.engine.dialect.name](JobRow).values(values | {"run_at": now, "created_at": now})
         await session.execute(insert.on_conflict_do_nothing())
         return found(await self._row(session, tenant, kind, subject), "job", subject)
 
@@ -148,8 +148,6 @@ class Jobs:
     def _now(self) -> int:
         return _ms(self._store.clock())
 
-
-_INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 _UNSYNCED: dict[str, Any] = {"synchronize_session": False}
 

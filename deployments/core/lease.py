@@ -181,6 +181,8 @@ class Lease:
             return Settled(self, 0, 0, well=False)
         if not self.want.slot:
             return Settled(self, self.want.prompt, 0, well=False)
+        if used and used.replayed:
+            return Settled(self, 0, 0, well=False)
         if used:
             return Settled(self, used.prompt_tokens, used.completion_tokens, well=True)
         served = self.tape.tokens if self.tape else 0

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from deployments.core.types import Caching
+
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Bounds of use; None is no bound. Tokens are those read and written. Days and months are those of UTC."""
@@ -24,3 +26,5 @@ class Policy(msgspec.Struct, frozen=True):
     key: Limits = Limits()
     weight: float = 1.0
     """A tenant of weight 2 gets twice as many tokens as one of weight 1 while both wait."""
+    cache: Caching = "off"
+    """What requests of the tenant that say nothing ask of the completion cache."""

@@ -10,7 +10,7 @@ from sqlalchemy.orm import aliased, undefer
 
 from deployments.core.ids import checked, found
 from deployments.core.jobs import RESPOND, Job
-from deployments.core.tables import ConversationItemRow, ResponseItemRow, ResponseRow
+from deployments.core.tables import AttemptRow, ConversationItemRow, ResponseItemRow, ResponseRow
 from deployments.core.vault import Lock
 
 if TYPE_CHECKING:
@@ -125,11 +125,12 @@ class Responses:
             return _stored(row, await self._lock(session, row)), fence
 
     async def delete(self, response_id: str) -> None:
-        """Delete a response with its items, and call its job off; what its conversation holds of it stays there."""
+        """Delete a response with its items and the request it answered, and call its job off; what its conversation holds stays."""
         async with self._store.write() as session:
             row = await self._row(session, response_id, lock=True)
             await self._store.jobs.cancel(session, self._tenant, RESPOND, response_id)
             await session.execute(delete(ResponseItemRow).where(ResponseItemRow.response_id == response_id))
+            await session.execute(delete(AttemptRow).where(AttemptRow.response_id == response_id, AttemptRow.tenant_id == self._tenant))
             await session.delete(row)
 
     async def inputs(self, response_id: str, after: str = "", limit: int = 20, *, newest_first: bool = False) -> list[Item]:

@@ -8,7 +8,7 @@ from typing import Protocol
 from deployments.core.follow import Tape
 from deployments.core.log import Writer
 from deployments.core.store import Store
-from deployments.core.types import Delta, Message, Turn
+from deployments.core.types import Delta, Message, Turn, Vector
 
 Keep = Callable[[Sequence[Delta]], Awaitable[None]]
 """Keeps the whole log of an answer in SQL, its last delta included; it is called before anybody sees that delta."""
@@ -49,13 +49,17 @@ class Open:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a turn: the log it writes, the tape of that log, the database, what keeps the outcome, and the right to a backend."""
+    """One run of a turn: the log it writes, the tape of that log, the database, what keeps the outcome, and the right to a backend.
+
+    `vector` is the embedding of the question where it is known already.
+    """
 
     writer: Writer
     tape: Tape
     store: Store
     keep: Keep = forget
     slot: Slot = field(default_factory=Open)
+    vector: Vector | None = None
 
 
 class Answers(Protocol):

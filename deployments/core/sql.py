@@ -6,6 +6,7 @@ from typing import Any
 
 import aiosqlite
 from sqlalchemy import Connection, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 WRITES: dict[str, Any] = {"headrace_writes": True}
@@ -14,6 +15,9 @@ WRITES: dict[str, Any] = {"headrace_writes": True}
 A transaction that reads first and asks for the lock later is refused at once, whatever the timeout, when another process has
 written in between (https://www.sqlite.org/lang_transaction.html).
 """
+
+INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+"""An insert that knows of conflicts, by the name of the engine."""
 
 _BUSY_S = 15
 """How long a SQLite transaction waits for another process to end its own; ours are a few milliseconds long."""

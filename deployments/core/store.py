@@ -14,7 +14,9 @@ from sqlalchemy.orm import undefer
 from deployments.core.audit import Audit
 from deployments.core.config import Settings
 from deployments.core.conversations import Conversations
+from deployments.core.corpus import Corpus
 from deployments.core.errors import NotFound
+from deployments.core.idempotency import Attempts
 from deployments.core.ids import checked, found, new_id
 from deployments.core.jobs import INGEST, Job, Jobs
 from deployments.core.responses import Responses
@@ -131,6 +133,13 @@ class TenantStore:
         self._tenant = tenant
         self.responses = Responses(store, tenant)
         self.conversations = Conversations(store, tenant)
+        self.corpus = Corpus(store, tenant)
+        self.attempts = Attempts(store, tenant)
+
+    async def lock(self) -> Lock:
+        """The lock of the tenant, for what is kept outside SQL."""
+        async with self._store.session() as session:
+            return await self._store.lock(session, self._tenant)
 
     async def add_file(self, filename: str, purpose: str, content: bytes) -> StoredFile:
         """Keep an uploaded file."""
@@ -196,6 +205,7 @@ class TenantStore:
             await session.execute(delete(PassageRow).where(PassageRow.file_id == file_id))
             await session.execute(delete(MemberRow).where(MemberRow.file_id == file_id))
             await session.delete(row)
+            await self.corpus.advance(session, stores)
         return stores
 
     async def add_store(self, name: str, store_id: str | None = None, metadata: Mapping[str, str] | None = None) -> VectorStore:
@@ -270,6 +280,7 @@ class TenantStore:
             await self._store.jobs.cancel(session, self._tenant, INGEST, f"{store_id}/{file_id}")
             await session.execute(delete(PassageRow).where(PassageRow.store_id == store_id, PassageRow.file_id == file_id))
             await session.delete(row)
+            await self.corpus.advance(session, [store_id])
 
     async def complete(
         self, store_id: str, file_id: str, title: str, text: str, chunks: Sequence[Chunk], vectors: Vectors, job: Job | None = None
@@ -302,6 +313,8 @@ class TenantStore:
             file.title = lock.seal(title.encode(), "files", file_id, "title")
             file.text = sealed
             member.status, member.usage_bytes = "completed", sum(4 * vectors.shape[1] + row.end - row.start for row in passages)
+            await session.flush()
+            await self.corpus.advance(session, [store_id])
 
     async def fail(self, store_id: str, file_id: str, code: str, message: str, job: Job | None = None) -> None:
         """Mark an ingestion failed, with the reason its owner will read, and end its job; raises LeaseLost."""

@@ -89,7 +89,7 @@ class SessionRow(Base):
 
 
 class StoreRow(Base):
-    """A vector store: one searchable collection of a tenant."""
+    """A vector store: one searchable collection of a tenant; `version` counts the changes of its content."""
 
     __tablename__ = "vector_stores"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -97,6 +97,7 @@ class StoreRow(Base):
     name: Mapped[str] = mapped_column(String(256))
     labels: Mapped[dict[str, str]] = mapped_column("metadata", JSON)
     created_at: Mapped[int] = mapped_column(BigInteger)
+    version: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
 
 
 class FileRow(Base):
@@ -236,3 +237,22 @@ class UsageRow(Base):
     requests: Mapped[int] = mapped_column(BigInteger)
     prompt_tokens: Mapped[int] = mapped_column(BigInteger)
     completion_tokens: Mapped[int] = mapped_column(BigInteger)
+
+
+class AttemptRow(Base):
+    """A request with an idempotency key, by a digest of both: who answers it, until when, and its reply, sealed, once there is one.
+
+    `response_id` names the response that is its answer. `leased_until` and `expires_at` are in milliseconds since 1970.
+    """
+
+    __tablename__ = "attempts"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    request: Mapped[bytes] = mapped_column(LargeBinary(32), default=b"")
+    holder: Mapped[str] = mapped_column(String(32), default="")
+    leased_until: Mapped[int] = mapped_column(BigInteger, default=0)
+    expires_at: Mapped[int] = mapped_column(BigInteger, default=0, index=True)
+    response_id: Mapped[str | None] = mapped_column(String(64))
+    data_key: Mapped[bytes | None] = mapped_column(LargeBinary)
+    reply: Mapped[bytes | None] = mapped_column(LargeBinary)
+    __table_args__ = (Index("attempts_response", "tenant_id", "response_id"),)

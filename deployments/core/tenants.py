@@ -1,6 +1,6 @@
 """Tenants as an administrator sees them: made, changed, suspended and resumed."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -12,8 +12,7 @@ from deployments.core.ids import checked, found, new_id
 from deployments.core.limits import Limits
 from deployments.core.store import Store
 from deployments.core.tables import TenantRow
-
-Cache = Literal["off", "exact", "semantic"]
+from deployments.core.types import Caching
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[\w./:-]*$")]
@@ -32,7 +31,7 @@ class Tenant(msgspec.Struct, frozen=True):
     weight: float = 1.0
     region: str | None = None
     retention_days: int | None = None
-    cache: Cache = "off"
+    cache: Caching = "off"
 
 
 class LimitTerms(BaseModel):
@@ -60,7 +59,7 @@ class Terms(BaseModel):
     weight: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
     region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
     retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
-    cache: Cache = "off"
+    cache: Caching = "off"
 
     def changes(self) -> dict[str, Any]:
         """The columns that were named."""
@@ -126,5 +125,5 @@ def tenant_of(row: TenantRow) -> Tenant:
     """A tenant as its row has it."""
     models = None if row.models is None else frozenset(row.models)
     limits = msgspec.convert(row.limits or {}, Limits)
-    cache = msgspec.convert(row.cache, Cache)
+    cache = msgspec.convert(row.cache, Caching)
     return Tenant(row.id, row.name, row.created_at, row.suspended_at, limits, models, row.weight, row.region, row.retention_days, cache)

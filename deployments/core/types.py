@@ -84,6 +84,16 @@ class Search(msgspec.Struct, frozen=True):
     min_score: float = 0.0
 
 
+class Reuse(msgspec.Struct, frozen=True):
+    """That an answer given before may be given again: to the very same question or, with a `threshold`, to one of at least that cosine."""
+
+    threshold: float | None = None
+
+
+Caching = Literal["off", "exact", "semantic"]
+"""What a tenant or a request asks of the completion cache."""
+
+
 class Turn(msgspec.Struct, frozen=True):
     """One question of one principal, as admitted; `id` names its response, `store_id` the vector store it may be answered from.
 
@@ -101,6 +111,7 @@ class Turn(msgspec.Struct, frozen=True):
     toolbox: Toolbox = Toolbox()
     search: Search | None = None
     conversation_id: str | None = None
+    reuse: Reuse | None = None
 
     @property
     def question(self) -> str:
@@ -160,10 +171,16 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens read and written by the backend."""
+    """Tokens read and written by the backend; of an answer that is `replayed` they are those of the first time, and cost nothing."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    replayed: bool = False
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that no backend had to read."""
+        return self.prompt_tokens if self.replayed else 0
 
 
 class Opened(msgspec.Struct, frozen=True, array_like=True, tag="o"):

@@ -24,6 +24,7 @@ from deployments.gateway.api import (
     vector_stores,
 )
 from deployments.gateway.context import App, Context
+from deployments.gateway.idempotency import Idempotency
 from deployments.gateway.middleware import BodyBound
 from deployments.gateway.receipt import Receipt
 from deployments.gateway.rules import rules
@@ -61,5 +62,6 @@ def build_app(context: Context) -> App:
     app.add_exception_handler(Exception, envelope.on_anything)
     app.add_middleware(Receipt)
     limits = context.settings.gateway
+    app.add_middleware(Idempotency, parts=context)
     app.add_middleware(BodyBound, max_body_bytes=limits.max_body_bytes, max_upload_bytes=limits.max_upload_bytes)
     return app

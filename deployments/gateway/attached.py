@@ -1,5 +1,6 @@
 """Following a response that outlives its connection: any replica, any number of watchers, from any event on."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
@@ -23,16 +24,21 @@ def shared(caller: Principal, response_id: str) -> LogRef:
 
 
 async def deltas(parts: Context, caller: Principal, response_id: str, follower: Follower) -> AsyncIterator[list[Delta]]:
-    """The log as it comes, to its last delta; [] is a beat in which nothing came. Raises StreamInterrupted where it has no end."""
-    responses = parts.store.of(caller).responses
+    """The log as it comes, to its last delta; [] is a beat in which nothing came. Raises StreamInterrupted where it has no end.
+
+    A response is kept before its end is told, so the end of one that has ended may be on its way for as long as deltas are held.
+    """
+    responses, now, due = parts.store.of(caller).responses, asyncio.get_running_loop().time, 0.0
     while True:
         ready = await follower.read()
         if not ready and (await responses.get(response_id)).status in ENDED:
             ready = (await parts.hub.recorded(shared(caller, response_id)))[follower.next_seq :]
             follower.recall(ready)
-            if not ready:
+            if ready:
+                continue
+            due = due or now() + parts.settings.log.stall_s
+            if now() > due:
                 raise StreamInterrupted("the end of this response was lost; retrieve it without stream", code="log_expired")
-            continue
         yield ready
         if ready and isinstance(ready[-1], Last):
             return

@@ -86,7 +86,7 @@ class ChatStream:
 
     def _end(self, index: int, reason: str, used: Usage) -> bytes:
         self._left -= 1
-        self._used = Usage(used.prompt_tokens, self._used.completion_tokens + used.completion_tokens)
+        self._used = Usage(used.prompt_tokens, self._used.completion_tokens + used.completion_tokens, used.replayed)
         cited = self._chunk({"annotations": self._annotations[index]}, index) if index in self._annotations else b""
         last = cited + self._chunk({}, index, reason)
         if self._left:
@@ -163,7 +163,7 @@ class ChatBody:
         return self._body([end.usage for end in ends]) if len(ends) == len(self._choices) else None
 
     def _body(self, used: list[Usage]) -> bytes:
-        turn, total = self._turn, Usage(used[0].prompt_tokens, sum(one.completion_tokens for one in used))
+        turn, total = self._turn, Usage(used[0].prompt_tokens, sum(one.completion_tokens for one in used), used[0].replayed)
         return _encode(
             {
                 "id": turn.id,

@@ -135,7 +135,8 @@ class Completion:
     def _used(self) -> Usage:
         """All tokens; those of a prompt count once, however often it was answered."""
         prompts = [end.usage.prompt_tokens for place, end in self._ends.items() if place % self._choices == 0]
-        return Usage(sum(prompts), sum(end.usage.completion_tokens for end in self._ends.values()))
+        ends = [end.usage for end in self._ends.values()]
+        return Usage(sum(prompts), sum(used.completion_tokens for used in ends), all(used.replayed for used in ends))
 
     def _chunk(self, text: str, index: int, reason: str | None = None) -> bytes:
         shape: dict[str, Any] = self._fixed | {"choices": [_choice(text, index, reason)], "usage": None}

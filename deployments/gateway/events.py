@@ -315,7 +315,7 @@ def usage(used: Usage) -> dict[str, Any]:
     """Token counts as the Responses API names them."""
     return {
         "input_tokens": used.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": used.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": used.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": used.prompt_tokens + used.completion_tokens,

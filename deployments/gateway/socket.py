@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from deployments.core.types import Principal
 from deployments.gateway import envelope
 from deployments.gateway.asking import Asked, Memory, ask, enqueue, keeper, outliving, prewarm
 from deployments.gateway.attached import attached, deltas
+from deployments.gateway.caching import reusing
 from deployments.gateway.context import Context
 from deployments.gateway.events import Event, ResponseEvents, encoder, error_event
 from deployments.gateway.frames import MAX_MESSAGE_BYTES
@@ -167,6 +169,8 @@ class Socket:
         if body.background:
             raise Unsupported("background goes with POST /v1/responses", param="background")
         asked = await ask(self._parts, caller, body, outliving(wish, "headrace.on_disconnect"), self._memory)
+        (turn,) = await reusing(self._parts, [asked.turn], self._socket.headers)
+        asked = replace(asked, turn=turn)
         if not frame.generate:
             await self._prewarm(asked, frame.stream_id)
         elif asked.outlives:

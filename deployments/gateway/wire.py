@@ -89,6 +89,6 @@ def usage(used: Usage) -> dict[str, Any]:
         "prompt_tokens": used.prompt_tokens,
         "completion_tokens": used.completion_tokens,
         "total_tokens": used.prompt_tokens + used.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }

@@ -65,3 +65,10 @@ def test_each_object_has_a_key_of_its_own(lock: Lock) -> None:
 def test_a_root_key_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         Vault(b"short")
+
+
+def test_a_mark_names_a_value_only_to_who_has_the_key(lock: Lock) -> None:
+    vault = Vault(ROOT)
+    others = [vault.lock(name, vault.new_key(name)) for name in ("acme", "other")]
+    assert lock.mark(b"secret") == lock.mark(b"secret")
+    assert len({one.mark(value) for one in (lock, *others) for value in (b"secret", b"secret ")}) == 6

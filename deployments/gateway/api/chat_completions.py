@@ -1,8 +1,9 @@
 """POST /v1/chat/completions."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from deployments.core.types import DIRECT
+from deployments.gateway.caching import reusing
 from deployments.gateway.chat import ChatRequest
 from deployments.gateway.chunks import ChatBody, ChatStream
 from deployments.gateway.context import Asker, Parts
@@ -13,10 +14,10 @@ router = APIRouter()
 
 
 @router.post("/v1/chat/completions", response_class=Response)
-async def create(body: ChatRequest, parts: Parts, caller: Asker) -> Response:
+async def create(body: ChatRequest, request: Request, parts: Parts, caller: Asker) -> Response:
     """Answer a conversation, streamed or whole, once or several times side by side."""
     store_id = None if body.model == DIRECT else await parts.default_store(caller)
-    turns = body.turns(caller, parts.settings, parts.store.clock(), store_id)
+    turns = await reusing(parts, body.turns(caller, parts.settings, parts.store.clock(), store_id), request.headers)
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
         stream = ChatStream(turns[0], usage, len(turns))

@@ -1,8 +1,9 @@
 """POST /v1/completions, as older clients know it."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from deployments.core.types import DIRECT
+from deployments.gateway.caching import reusing
 from deployments.gateway.completions import Completion, CompletionRequest
 from deployments.gateway.context import Asker, Parts
 from deployments.gateway.replies import Stream, Whole
@@ -12,10 +13,10 @@ router = APIRouter()
 
 
 @router.post("/v1/completions", response_class=Response)
-async def create(body: CompletionRequest, parts: Parts, caller: Asker) -> Response:
+async def create(body: CompletionRequest, request: Request, parts: Parts, caller: Asker) -> Response:
     """Answer one prompt, or several side by side, streamed or whole."""
     store_id = None if body.model == DIRECT else await parts.default_store(caller)
-    turns = body.turns(caller, parts.settings, parts.store.clock(), store_id)
+    turns = await reusing(parts, body.turns(caller, parts.settings, parts.store.clock(), store_id), request.headers)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     shape = Completion(turns, body.n or 1, include_usage, bool(body.echo))
     if body.stream:

@@ -84,6 +84,7 @@ async def withdraw(parts: Context, caller: Principal, store_id: str, file_id: st
     once more afterwards, for what the worker may have put there meanwhile.
     """
     await parts.stages.retrieves.replace(caller, store_id, file_id, "", "", (), np.zeros((0, 0), np.float32))
+    await parts.store.of(caller).corpus.touch(store_id)
 
 
 def filename(sent: str) -> str:

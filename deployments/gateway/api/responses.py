@@ -1,5 +1,6 @@
 """/v1/responses: ask, follow, poll, cancel, delete."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,8 +12,10 @@ from deployments.core.responses import ENDED, StoredResponse
 from deployments.core.types import Principal
 from deployments.gateway.asking import ask, enqueue, keeper, outlives
 from deployments.gateway.attached import Attached, AttachedBody, shared
+from deployments.gateway.caching import reusing
 from deployments.gateway.context import AfterItem, Asker, Context, PageSize, Parts
 from deployments.gateway.events import Event, ResponseEvents, encoder
+from deployments.gateway.idempotency import attempt_of
 from deployments.gateway.items import page
 from deployments.gateway.replies import Stream, Whole
 from deployments.gateway.responses import ResponseRequest, estimate
@@ -31,13 +34,21 @@ _AHEAD = 1000
 @router.post("/v1/responses", response_class=Response)
 async def create(body: ResponseRequest, request: Request, parts: Parts, caller: Asker) -> Response:
     """Answer, streamed or whole; or write the question down for a worker, to be followed or polled."""
+    attempt = attempt_of(request)
+    if attempt.answer:
+        return await _again(parts, caller, body, attempt.answer)
     asked = await ask(parts, caller, body, outlives(request))
+    (turn,) = await reusing(parts, [asked.turn], request.headers)
+    asked = replace(asked, turn=turn)
+    if asked.plan.store:
+        await attempt.bind(asked.turn.id)
     if not asked.outlives:
         keep = keeper(parts, asked)
         if body.stream:
             return Stream(parts, asked.turn, ResponseStream(asked.events()), keep)
         return Whole(parts, asked.turn, ResponseBody(asked.events()), keep)
     limits = await enqueue(parts, asked)
+    attempt.begun(asked.turn.id)
     if body.stream:
         return Attached(parts, caller, asked.turn.id, ResponseStream(asked.events()), limits)
     if not asked.plan.snapshot["background"]:
@@ -115,6 +126,16 @@ async def input_items(
     """What a response was asked with."""
     found = await parts.store.of(caller).responses.inputs(response_id, after, limit + 1, newest_first=order == "desc")
     return _json(page(found, limit))
+
+
+async def _again(parts: Context, caller: Principal, body: ResponseRequest, response_id: str) -> Response:
+    """The reply to a request that a response answers already."""
+    stored = await parts.store.of(caller).responses.get(response_id)
+    if body.stream:
+        return Attached(parts, caller, response_id, ResponseStream(encoder(stored)))
+    if body.background or stored.status in ENDED:
+        return await _as_it_stands(parts, caller, stored)
+    return AttachedBody(parts, caller, response_id, ResponseBody(encoder(stored)))
 
 
 async def _as_it_stands(parts: Context, caller: Principal, stored: StoredResponse) -> Response:
