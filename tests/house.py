@@ -132,7 +132,7 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
             socket_life_s=8,
         ),
         log=Log(tick_ms=2),
-        idempotency=Idempotency(lease_s=1, wait_s=3),
+        idempotency=Idempotency(lease_s=2.5, wait_s=5),
         worker=Worker(poll_s=0.05),
     )
     async with database(tmp_path, time.time) as store:

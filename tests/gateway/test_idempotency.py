@@ -121,7 +121,7 @@ async def test_another_body_is_refused_while_the_first_is_in_flight(house: House
 
 
 async def test_a_duplicate_that_waited_too_long_is_told_to_come_back(house: House) -> None:
-    house.flow.pieces, house.flow.pause_s = ["a "] * 20, 0.2
+    house.flow.pieces, house.flow.pause_s = ["a "] * 40, 0.2
     async with house.http() as http:
         first = asyncio.create_task(post(http, CHAT, chat()))
         await until(lambda: len(house.flow.turns), equals=1)
@@ -260,7 +260,7 @@ async def test_a_gateway_that_died_with_the_claim_blocks_the_key_no_longer_than_
 
 
 async def test_a_long_answer_is_not_taken_from_a_gateway_that_lives(house: House, valkey: Redis) -> None:
-    house.flow.pieces, house.flow.pause_s = ["a "] * 10, 0.2
+    house.flow.pieces, house.flow.pause_s = ["a "] * 18, 0.2
     async with house.http() as one, second_gateway(house, valkey) as other:
         first = asyncio.create_task(post(one, CHAT, chat()))
         await until(lambda: len(house.flow.turns), equals=1)
