@@ -21,9 +21,10 @@ class Gateway:
         relax()
         store = open_store(settings)
         keys = Keys(store, settings.pepper_bytes(), settings.gateway.key_cache_s, settings.gateway.session_ttl_s)
-        hub = Hub(connect(settings.valkey), settings.log)
+        valkey = connect(settings.valkey)
+        hub = Hub(valkey, settings.log)
         outbox = Outbox(connect(settings.valkey, reply_timeout_s=None), settings.log, local=hub)
-        tokens = Tokens(store, keys, settings.pepper_bytes(), connect(settings.valkey), settings.issuer)
+        tokens = Tokens(store, keys, settings.pepper_bytes(), valkey, settings.issuer)
         self._app = build_app(Context(settings, store, keys, hub, outbox, flow, stages, tokens, Refusals(store)))
 
     def __serve_build_asgi_app__(self) -> App:
