@@ -36,6 +36,9 @@ RETRY_S = 0.05
 _TICK_S = 0.1
 """Pause between two looks at what the leases of this process have used."""
 
+_LINES = 32
+"""Calls under way at once, each on a connection of its own; one takes a tenth of a millisecond of Valkey."""
+
 _SIGNS_PER_LEASE = 4
 """Signs of life within the life of a lease; three may be lost."""
 
@@ -78,6 +81,7 @@ class Gate:
         self._stall_s = settings.log.stall_s
         self.vocabulary = Vocabulary(settings.vocabulary)
         self._channel = f"hr:grants:{uuid.uuid4().hex}"
+        self._lines = asyncio.Semaphore(_LINES)
         self._leases: dict[str, Lease] = {}
         self._ended: list[Lease] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -162,7 +166,8 @@ class Gate:
         until = loop.time() + within_s
         while True:
             try:
-                return cast(bytes, await self._valkey.execute_command("FCALL", name, 0, *arguments))
+                async with self._lines:
+                    return cast(bytes, await self._valkey.execute_command("FCALL", name, 0, *arguments))
             except (RedisError, OSError) as error:
                 if isinstance(error, ResponseError) and "unction not found" in str(error):
                     await self._load()

@@ -25,10 +25,11 @@ class Gateway:
         bound()
         store = open_store(settings)
         keys = Keys(store, settings.pepper_bytes(), settings.gateway.key_cache_s, settings.gateway.session_ttl_s)
-        hub = Hub(connect(settings.valkey), settings.log)
+        valkey = connect(settings.valkey)
+        hub = Hub(valkey, settings.log)
         outbox = Outbox(connect(settings.valkey), settings.log, local=hub)
         gate = Gate(connect(settings.valkey), settings, keys.policy, Books(store))
-        tokens = Tokens(store, keys, settings.pepper_bytes(), connect(settings.valkey), settings.issuer)
+        tokens = Tokens(store, keys, settings.pepper_bytes(), valkey, settings.issuer)
         self._app = build_app(Context(settings, store, keys, hub, outbox, flow, stages, gate, tokens, Refusals(store)))
 
     def __serve_build_asgi_app__(self) -> App:

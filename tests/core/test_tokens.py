@@ -272,6 +272,7 @@ async def test_fetched_keys_are_kept_and_fetched_again_when_they_are_old() -> No
     keys = web.keys()
     for _ in range(5):
         assert await keys.key("RS256")
+    assert await keys.key("HS256") is None  # symmetric: whoever reads it could sign
     assert web.fetched == 1
     web.body = '{"keys":[]}'
     CLOCK.forward(600)
