@@ -49,6 +49,7 @@ class Gateway(Section):
     deadline_s: float = Field(default=300, gt=0, description="Longest life of one answer.")
     keep_alive_s: float = Field(default=10, gt=0, description="Pause after which an idle stream gets an SSE comment.")
     send_timeout_s: float = Field(default=30, gt=0, description="How long one write may wait for a slow reader before the stream is cut.")
+    publish_openapi: bool = Field(default=False, description="Serve the OpenAPI document at /openapi.json, to anybody.")
     session_ttl_s: int = Field(default=12 * 3600, ge=60, description="Life of the browser session of the document page.")
     key_cache_s: float = Field(
         default=1.0, ge=0, description="How long a verified key is trusted without asking SQL; bounds how late a revocation is seen."

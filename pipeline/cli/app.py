@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import ask, doctor, ingest, serve, stop
+from pipeline.cli import ask, doctor, ingest, openapi, serve, stop
 
 app = typer.Typer(
     name="headrace",
@@ -16,6 +16,7 @@ app.command("stop")(stop.stop)
 app.command("ingest")(ingest.ingest)
 app.command("ask")(ask.ask)
 app.command("doctor")(doctor.doctor)
+app.command("openapi")(openapi.openapi)
 
 
 def main() -> None:

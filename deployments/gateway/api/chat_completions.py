@@ -8,11 +8,12 @@ from deployments.gateway.chunks import ChatBody, ChatStream
 from deployments.gateway.context import Asker, Parts
 from deployments.gateway.replies import Stream, Whole
 from deployments.gateway.several import SeveralStreams, SeveralWhole
+from deployments.gateway.shapes import ChatCompletion, ChatEvent, gives
 
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", response_class=Response)
+@router.post("/v1/chat/completions", response_class=Response, responses=gives(ChatCompletion, stream=ChatEvent))
 async def create(body: ChatRequest, parts: Parts, caller: Asker) -> Response:
     """Answer a conversation, streamed or whole, once or several times side by side."""
     store_id = None if body.model == DIRECT else await parts.default_store(caller)

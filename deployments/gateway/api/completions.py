@@ -7,11 +7,13 @@ from deployments.gateway.completions import Completion, CompletionRequest
 from deployments.gateway.context import Asker, Parts
 from deployments.gateway.replies import Stream, Whole
 from deployments.gateway.several import SeveralStreams, SeveralWhole
+from deployments.gateway.shapes import Completion as Shape
+from deployments.gateway.shapes import TextEvent, gives
 
 router = APIRouter()
 
 
-@router.post("/v1/completions", response_class=Response)
+@router.post("/v1/completions", response_class=Response, responses=gives(Shape, stream=TextEvent))
 async def create(body: CompletionRequest, parts: Parts, caller: Asker) -> Response:
     """Answer one prompt, or several side by side, streamed or whole."""
     store_id = None if body.model == DIRECT else await parts.default_store(caller)

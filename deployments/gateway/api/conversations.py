@@ -10,6 +10,8 @@ from deployments.core.responses import Item
 from deployments.gateway.context import AfterItem, Asker, PageSize, Parts
 from deployments.gateway.items import normalised, page
 from deployments.gateway.wire import Words
+from deployments.gateway import shapes
+from deployments.gateway.shapes import Deleted, Items, gives
 
 router = APIRouter()
 
@@ -44,33 +46,33 @@ class NewItems(BaseModel):
     items: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_ITEMS)
 
 
-@router.post("/v1/conversations")
+@router.post("/v1/conversations", responses=gives(shapes.Conversation))
 async def create(parts: Parts, caller: Asker, body: NewConversation | None = None) -> dict[str, Any]:
     """Begin a conversation, with items or without."""
     body = body or NewConversation()
     return _shape(await parts.store.of(caller).conversations.add(body.metadata or {}, _items(body.items or [])))
 
 
-@router.get("/v1/conversations/{conversation_id}")
+@router.get("/v1/conversations/{conversation_id}", responses=gives(shapes.Conversation))
 async def retrieve(conversation_id: str, parts: Parts, caller: Asker) -> dict[str, Any]:
     """A conversation without its items."""
     return _shape(await parts.store.of(caller).conversations.get(conversation_id))
 
 
-@router.post("/v1/conversations/{conversation_id}")
+@router.post("/v1/conversations/{conversation_id}", responses=gives(shapes.Conversation))
 async def update(conversation_id: str, body: Update, parts: Parts, caller: Asker) -> dict[str, Any]:
     """Put other metadata in place of what was there."""
     return _shape(await parts.store.of(caller).conversations.update(conversation_id, body.metadata))
 
 
-@router.delete("/v1/conversations/{conversation_id}")
+@router.delete("/v1/conversations/{conversation_id}", responses=gives(Deleted))
 async def delete(conversation_id: str, parts: Parts, caller: Asker) -> dict[str, Any]:
     """Delete a conversation with its items."""
     await parts.store.of(caller).conversations.delete(conversation_id)
     return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
 
 
-@router.post("/v1/conversations/{conversation_id}/items", response_class=Response)
+@router.post("/v1/conversations/{conversation_id}/items", response_class=Response, responses=gives(Items))
 async def add_items(conversation_id: str, body: NewItems, parts: Parts, caller: Asker) -> Response:
     """Put items at the end."""
     items = _items(body.items)
@@ -78,7 +80,7 @@ async def add_items(conversation_id: str, body: NewItems, parts: Parts, caller: 
     return _json(page(items, len(items)))
 
 
-@router.get("/v1/conversations/{conversation_id}/items", response_class=Response)
+@router.get("/v1/conversations/{conversation_id}/items", response_class=Response, responses=gives(Items))
 async def list_items(
     conversation_id: str,
     parts: Parts,
@@ -92,13 +94,13 @@ async def list_items(
     return _json(page(found, limit))
 
 
-@router.get("/v1/conversations/{conversation_id}/items/{item_id}", response_class=Response)
+@router.get("/v1/conversations/{conversation_id}/items/{item_id}", response_class=Response, responses=gives(shapes.Item))
 async def retrieve_item(conversation_id: str, item_id: str, parts: Parts, caller: Asker) -> Response:
     """One item."""
     return _json((await parts.store.of(caller).conversations.item(conversation_id, item_id)).body)
 
 
-@router.delete("/v1/conversations/{conversation_id}/items/{item_id}")
+@router.delete("/v1/conversations/{conversation_id}/items/{item_id}", responses=gives(shapes.Conversation))
 async def delete_item(conversation_id: str, item_id: str, parts: Parts, caller: Asker) -> dict[str, Any]:
     """Take an item out; answers with the conversation."""
     return _shape(await parts.store.of(caller).conversations.delete_item(conversation_id, item_id))

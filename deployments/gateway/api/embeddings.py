@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from deployments.core.errors import InvalidRequest, NoSuchModel, Unsupported
 from deployments.core.types import Vectors
 from deployments.gateway.context import Asker, Parts
+from deployments.gateway.shapes import Embeddings, gives
 
 router = APIRouter()
 
@@ -43,7 +44,7 @@ class EmbeddingRequest(BaseModel):
         return checked
 
 
-@router.post("/v1/embeddings", response_class=Response)
+@router.post("/v1/embeddings", response_class=Response, responses=gives(Embeddings))
 async def create(body: EmbeddingRequest, parts: Parts, caller: Asker) -> Response:
     """Embed texts as unit-length vectors."""
     if body.model != MODEL:

@@ -7,17 +7,18 @@ from fastapi import APIRouter
 from deployments.core.errors import NoSuchModel
 from deployments.core.types import MODELS
 from deployments.gateway.context import Asker
+from deployments.gateway.shapes import Model, Models, gives
 
 router = APIRouter()
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=gives(Models))
 async def models(caller: Asker) -> dict[str, Any]:
     """All models."""
     return {"object": "list", "data": [_model(name) for name in MODELS]}
 
 
-@router.get("/v1/models/{name:path}")
+@router.get("/v1/models/{name:path}", responses=gives(Model))
 async def model(name: str, caller: Asker) -> dict[str, Any]:
     """One model; raises NoSuchModel."""
     if name not in MODELS:

@@ -17,6 +17,8 @@ from deployments.gateway.items import page
 from deployments.gateway.replies import Stream, Whole
 from deployments.gateway.responses import ResponseRequest, estimate
 from deployments.gateway.sse import ResponseBody, ResponseStream
+from deployments.gateway import shapes
+from deployments.gateway.shapes import Deleted, Events, Items, ResponseEvent, TokenCount, gives
 
 router = APIRouter()
 
@@ -28,7 +30,7 @@ _AHEAD = 1000
 """A reader that resumes may have seen more than the record holds, when Valkey was wiped; not more than this."""
 
 
-@router.post("/v1/responses", response_class=Response)
+@router.post("/v1/responses", response_class=Response, responses=gives(shapes.Response, stream=ResponseEvent))
 async def create(body: ResponseRequest, request: Request, parts: Parts, caller: Asker) -> Response:
     """Answer, streamed or whole; or write the question down for a worker, to be followed or polled."""
     asked = await ask(parts, caller, body, outlives(request))
@@ -45,14 +47,14 @@ async def create(body: ResponseRequest, request: Request, parts: Parts, caller: 
     return _json(msgspec.json.encode(asked.plan.snapshot), poll=True)
 
 
-@router.post("/v1/responses/input_tokens")
+@router.post("/v1/responses/input_tokens", responses=gives(TokenCount))
 async def input_tokens(body: ResponseRequest, parts: Parts, caller: Asker) -> dict[str, Any]:
     """How many tokens the input of such a request takes, roughly."""
     asked = await ask(parts, caller, body)
     return {"object": "response.input_tokens", "input_tokens": estimate(asked.turn.messages)}
 
 
-@router.get("/v1/responses/{response_id}", response_class=Response)
+@router.get("/v1/responses/{response_id}", response_class=Response, responses=gives(shapes.Response, stream=ResponseEvent))
 async def retrieve(
     response_id: str, parts: Parts, caller: Asker, stream: bool = False, starting_after: Annotated[int | None, _PLACE] = None
 ) -> Response:
@@ -67,7 +69,7 @@ async def retrieve(
     return Attached(parts, caller, response_id, ResponseStream(encoder(stored), after))
 
 
-@router.get("/v1/responses/{response_id}/events", response_class=Response)
+@router.get("/v1/responses/{response_id}/events", response_class=Response, responses=gives(Events))
 async def list_events(
     response_id: str,
     parts: Parts,
@@ -83,7 +85,7 @@ async def list_events(
     return _json(b'{"object":"list","data":[%b],"has_more":%b}' % (data, b"true" if more else b"false"), poll=not events.ended)
 
 
-@router.post("/v1/responses/{response_id}/cancel", response_class=Response)
+@router.post("/v1/responses/{response_id}/cancel", response_class=Response, responses=gives(shapes.Response))
 async def cancel(response_id: str, parts: Parts, caller: Asker) -> Response:
     """End a background response; doing so again changes nothing."""
     responses = parts.store.of(caller).responses
@@ -93,7 +95,7 @@ async def cancel(response_id: str, parts: Parts, caller: Asker) -> Response:
     return _json((await responses.get(response_id)).body)
 
 
-@router.delete("/v1/responses/{response_id}")
+@router.delete("/v1/responses/{response_id}", responses=gives(Deleted))
 async def delete(response_id: str, parts: Parts, caller: Asker) -> dict[str, Any]:
     """Delete a response; one that still runs is ended."""
     await _end(parts, caller, response_id)
@@ -101,7 +103,7 @@ async def delete(response_id: str, parts: Parts, caller: Asker) -> dict[str, Any
     return {"id": response_id, "object": "response", "deleted": True}
 
 
-@router.get("/v1/responses/{response_id}/input_items", response_class=Response)
+@router.get("/v1/responses/{response_id}/input_items", response_class=Response, responses=gives(Items))
 async def input_items(
     response_id: str,
     parts: Parts,

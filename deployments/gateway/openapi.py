@@ -1,0 +1,72 @@
+"""The OpenAPI document: what FastAPI knows of the routes, and what only we know: who must be who, and what can go wrong."""
+
+from collections.abc import Iterator
+from typing import Any, cast, get_args
+
+from fastapi.dependencies.models import Dependant
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute, iter_route_contexts
+from starlette.routing import BaseRoute
+
+from deployments.gateway.context import Caller
+from deployments.gateway.shapes import STREAM, Answers, Refusal
+
+TITLE, VERSION = "headrace", "1"
+
+REFUSED: Answers = {"default": {"model": Refusal}}
+"""What the application is told of its errors; the document names the statuses."""
+
+_REFUSED = {"description": "Refused", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}}
+_AGAIN = {name: {"schema": {"type": "integer"}} for name in ("retry-after", "retry-after-ms")}
+
+
+def describe(routes: list[BaseRoute]) -> dict[str, Any]:
+    """The document of some routes."""
+    document = get_openapi(title=TITLE, version=VERSION, routes=routes)
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "hr_…"}}
+    for path, method, route in _operations(routes):
+        operation = document["paths"][path][method]
+        keyed = _asks(route.dependant, get_args(Caller)[1].dependency)
+        if keyed:
+            operation["security"] = [{"key": []}]
+        operation["responses"] = _succeeds(operation["responses"]) | _refuses(operation, keyed)
+    return document
+
+
+def _operations(routes: list[BaseRoute]) -> Iterator[tuple[str, str, APIRoute]]:
+    """Each operation with its path and its route."""
+    for context in iter_route_contexts(routes):
+        if isinstance(context.original_route, APIRoute) and context.original_route.include_in_schema:
+            for method in context.original_route.methods:
+                yield cast(str, context.path_format), method.lower(), context.original_route
+
+
+def _asks(dependant: Dependant, whom: object) -> bool:
+    """Whether a route depends on something, at any remove."""
+    return dependant.call is whom or any(_asks(one, whom) for one in dependant.dependencies)
+
+
+def _succeeds(answers: dict[str, Any]) -> dict[str, Any]:
+    """What a route says itself: a stream goes beside the whole answer."""
+    kept = {status: answer for status, answer in answers.items() if status not in (STREAM, "default")}
+    if "content" not in kept["200"]:
+        del kept["200"]  # a page that redirects
+    elif whole := kept["200"]["content"].get("application/json"):
+        whole["schema"] = {"$ref": whole["schema"]["$ref"]}  # without what FastAPI adds of a route that returns a plain object
+    if STREAM in answers:
+        data = answers[STREAM]["content"]["application/json"]["schema"]
+        encoded = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
+        event = {"type": "object", "required": ["data"], "properties": {"event": {"type": "string"}, "data": encoded}}
+        kept["200"]["content"]["text/event-stream"] = {"itemSchema": event}
+    return kept
+
+
+def _refuses(operation: dict[str, Any], keyed: bool) -> dict[str, Any]:
+    """The errors of an operation."""
+    has_body = "requestBody" in operation
+    names = any(parameter["in"] == "path" for parameter in operation.get("parameters", ()))
+    statuses = ["400", *(["401", "403"] if keyed else []), *(["404"] if names or has_body else []), *(["413"] if has_body else [])]
+    statuses += ["429"] if keyed else []
+    statuses += ["500", "503", *(["504"] if has_body and keyed else [])]
+    said = operation["responses"]
+    return {status: _REFUSED | ({"headers": _AGAIN} if status in ("429", "503") else {}) for status in statuses if status not in said}
