@@ -23,7 +23,8 @@ from deployments.gateway.api import (
     vector_stores,
 )
 from deployments.gateway.context import App, Context
-from deployments.gateway.middleware import BodyBound
+from deployments.gateway.cors import Cors
+from deployments.gateway.middleware import BodyBound, Hosts
 from deployments.gateway.openapi import REFUSED, TITLE, describe
 
 _APIS = (chat_completions, completions, responses, sockets, conversations, embeddings, models, vector_stores, documents, health)
@@ -49,6 +50,10 @@ def build_app(context: Context) -> App:
     app.add_exception_handler(Exception, envelope.on_anything)
     limits = context.settings.gateway
     app.add_middleware(BodyBound, max_body_bytes=limits.max_body_bytes, max_upload_bytes=limits.max_upload_bytes)
+    if limits.origins:
+        app.add_middleware(Cors, origins=limits.origins)
+    if limits.hosts:
+        app.add_middleware(Hosts, hosts=limits.hosts)
     return app
 
 

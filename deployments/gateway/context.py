@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol, cast
 
-from fastapi import Depends, FastAPI, Query, Request, WebSocket
+from fastapi import Depends, FastAPI, Header, Query, Request, WebSocket
 from starlette.requests import HTTPConnection
 
 from deployments.core.config import Settings
@@ -19,6 +19,7 @@ from deployments.core.store import Store
 from deployments.core.types import Principal
 
 SESSION_COOKIE = "headrace_session"
+_FOREVER = float("inf")
 
 
 class Pings(Protocol):
@@ -118,6 +119,24 @@ def holding(caller: Principal, name: str) -> Principal:
 
 
 Parts = Annotated[Context, Depends(_context)]
+
+
+async def _deadline_s(
+    parts: Parts,
+    own: Annotated[int | None, Header(alias="x-headrace-deadline-ms", ge=1, le=86_400_000)] = None,
+    hint: Annotated[str, Header(alias="x-stainless-read-timeout", include_in_schema=False)] = "",
+) -> float:
+    """How long an answer may take: what the caller gives it or will wait for, as OpenAI's clients tell, and never more than configured.
+
+    The hint is in seconds, and ignored where it makes no sense.
+    """
+    waits = float(hint) if hint.isdecimal() and hint.isascii() else 0.0
+    return min(parts.settings.gateway.deadline_s, own / 1000 if own else _FOREVER, waits or _FOREVER)
+
+
+Deadline = Annotated[float, Depends(_deadline_s)]
+"""Seconds that an answer may take."""
+
 Caller = Annotated[Principal, Depends(_caller)]
 Visitor = Annotated[Principal, Depends(_visitor)]
 Asker = Annotated[Principal, scope("chat")]

@@ -1,6 +1,7 @@
 """Every error that leaves the gateway has the shape of OpenAI's; this is the one place that makes it."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -53,8 +54,16 @@ async def on_invalid(request: Request, error: Exception) -> Response:
     """A body or parameter of the wrong shape: 400, naming the first field that is wrong."""
     if not isinstance(error, RequestValidationError):
         raise error
-    first = error.errors()[0]
-    return answer(invalid(first["type"], first["loc"][1:], first["msg"]))
+    first = _telling(error.errors())
+    if first["loc"][0] == "header":
+        return answer(InvalidRequest(f"{first['loc'][1]}: {first['msg']}", param=str(first["loc"][1]), code="invalid_value"))
+    why = first["ctx"]["error"] if first["type"] == "json_invalid" else first["msg"]
+    return answer(invalid(first["type"], first["loc"][1:], why))
+
+
+def _telling(errors: Sequence[Any]) -> Mapping[str, Any]:
+    """The first error that says something: not that a list, which may stand there, is no text, which may stand there, too."""
+    return next((error for error in errors if error["type"] != "string_type" or not isinstance(error["input"], list)), errors[0])
 
 
 def invalid(kind: str, location: tuple[int | str, ...], message: str) -> InvalidRequest:

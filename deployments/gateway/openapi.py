@@ -37,7 +37,7 @@ def _operations(routes: list[BaseRoute]) -> Iterator[tuple[str, str, APIRoute]]:
     """Each operation with its path and its route."""
     for context in iter_route_contexts(routes):
         if isinstance(context.original_route, APIRoute) and context.original_route.include_in_schema:
-            for method in context.original_route.methods:
+            for method in context.original_route.methods or ():
                 yield cast(str, context.path_format), method.lower(), context.original_route
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from deployments.core.types import Principal
 from deployments.gateway import envelope
 from deployments.gateway.asking import Asked, Memory, ask, enqueue, keeper, outliving, prewarm
 from deployments.gateway.attached import attached, deltas
+from deployments.gateway.bodies import parse
 from deployments.gateway.context import Context
 from deployments.gateway.events import Event, ResponseEvents, encoder, error_event
 from deployments.gateway.replies import answering, nudging
@@ -210,7 +212,9 @@ class Socket:
 def _request(text: str) -> ResponseRequest:
     """The request of a `response.create` frame; raises InvalidRequest naming what is wrong."""
     try:
-        return ResponseRequest.model_validate_json(text)
+        return ResponseRequest.model_validate(parse(text))
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(error.msg, code="invalid_json") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise envelope.invalid(first["type"], first["loc"], first["msg"]) from None

@@ -1,24 +1,23 @@
 """/v1/conversations: sessions that the server keeps."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.core.conversations import Conversation
 from deployments.core.responses import Item
-from deployments.gateway.context import AfterItem, Asker, PageSize, Parts
-from deployments.gateway.items import normalised, page
-from deployments.gateway.wire import Words
 from deployments.gateway import shapes
+from deployments.gateway.bodies import BodyRoute
+from deployments.gateway.context import AfterItem, Asker, PageSize, Parts
+from deployments.gateway.items import RawItem, normalised, page
 from deployments.gateway.shapes import Deleted, Items, gives
+from deployments.gateway.wire import Labels
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 MAX_ITEMS = 20
 """Items of one request."""
-
-Metadata = dict[Annotated[str, Field(max_length=64)], Annotated[Words, Field(max_length=512)]]
 
 
 class NewConversation(BaseModel):
@@ -26,8 +25,8 @@ class NewConversation(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    metadata: Metadata | None = Field(default=None, max_length=16)
-    items: list[dict[str, Any]] | None = Field(default=None, max_length=MAX_ITEMS)
+    metadata: Labels | None = None
+    items: list[RawItem] | None = Field(default=None, max_length=MAX_ITEMS)
 
 
 class Update(BaseModel):
@@ -35,7 +34,7 @@ class Update(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    metadata: Metadata = Field(max_length=16)
+    metadata: Labels
 
 
 class NewItems(BaseModel):
@@ -43,7 +42,7 @@ class NewItems(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    items: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_ITEMS)
+    items: list[RawItem] = Field(min_length=1, max_length=MAX_ITEMS)
 
 
 @router.post("/v1/conversations", responses=gives(shapes.Conversation))

@@ -11,10 +11,11 @@ from starlette.datastructures import FormData, UploadFile
 from deployments.core.errors import InvalidRequest, TooLarge, Unsupported
 from deployments.core.store import StoredFile
 from deployments.core.types import Principal
+from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Context, Parts, Reader, Writes
 from deployments.gateway.shapes import BINARY, Deleted, File, form, gives, serves
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 FRAME_BYTES = 64 << 10
 """What a multipart body may hold beside the file."""

@@ -12,10 +12,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments.core.errors import HeadraceError
+from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Context, Parts
 from deployments.gateway.shapes import Alive, Readiness, gives
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 _PATIENCE_S = 3
 

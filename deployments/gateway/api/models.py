@@ -6,10 +6,11 @@ from fastapi import APIRouter
 
 from deployments.core.errors import NoSuchModel
 from deployments.core.types import MODELS
+from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Asker
 from deployments.gateway.shapes import Model, Models, gives
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
 @router.get("/v1/models", responses=gives(Models))

@@ -9,18 +9,19 @@ from deployments.core.errors import InvalidRequest
 from deployments.core.jobs import EPOCHS_PER_LEASE
 from deployments.core.responses import ENDED, StoredResponse
 from deployments.core.types import Principal
+from deployments.gateway import shapes
 from deployments.gateway.asking import ask, enqueue, keeper, outlives
 from deployments.gateway.attached import Attached, AttachedBody, shared
-from deployments.gateway.context import AfterItem, Asker, Context, PageSize, Parts
+from deployments.gateway.bodies import BodyRoute
+from deployments.gateway.context import AfterItem, Asker, Context, Deadline, PageSize, Parts
 from deployments.gateway.events import Event, ResponseEvents, encoder
 from deployments.gateway.items import page
 from deployments.gateway.replies import Stream, Whole
 from deployments.gateway.responses import ResponseRequest, estimate
-from deployments.gateway.sse import ResponseBody, ResponseStream
-from deployments.gateway import shapes
 from deployments.gateway.shapes import Deleted, Events, Items, ResponseEvent, TokenCount, gives
+from deployments.gateway.sse import ResponseBody, ResponseStream
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 POLL_AFTER_MS = "250"
 """How long a polling client waits before it asks again."""
@@ -31,9 +32,9 @@ _AHEAD = 1000
 
 
 @router.post("/v1/responses", response_class=Response, responses=gives(shapes.Response, stream=ResponseEvent))
-async def create(body: ResponseRequest, request: Request, parts: Parts, caller: Asker) -> Response:
+async def create(body: ResponseRequest, request: Request, parts: Parts, caller: Asker, deadline_s: Deadline) -> Response:
     """Answer, streamed or whole; or write the question down for a worker, to be followed or polled."""
-    asked = await ask(parts, caller, body, outlives(request))
+    asked = await ask(parts, caller, body, outlives(request), deadline_s=deadline_s)
     if not asked.outlives:
         keep = keeper(parts, asked)
         if body.stream:

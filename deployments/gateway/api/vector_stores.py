@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from deployments.core.config import Settings
 from deployments.core.errors import Unsupported
 from deployments.core.store import Member, VectorStore
-from deployments.gateway.api.files import POLL_AFTER_MS, withdraw
-from deployments.gateway.context import Parts, Reader, Writes
 from deployments.gateway import shapes
+from deployments.gateway.api.files import POLL_AFTER_MS, withdraw
+from deployments.gateway.bodies import BodyRoute
+from deployments.gateway.context import Parts, Reader, Writes
 from deployments.gateway.shapes import Deleted, Members, VectorStores, gives
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 MAX_FILES_AT_ONCE = 500
 
