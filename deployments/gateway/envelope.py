@@ -38,6 +38,8 @@ def answer(error: HeadraceError) -> Response:
         headers["retry-after-ms"] = str(max(1, round(error.retry_after_s * 1000)))
     if error.retry is not None:
         headers["x-should-retry"] = str(error.retry).lower()
+    if error.status == 413:
+        headers["connection"] = "close"  # what is still coming is not read
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return Response(msgspec.json.encode(body(error)), error.status, headers, "application/json")
