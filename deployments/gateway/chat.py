@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from deployments.core.config import Settings
 from deployments.core.errors import ContextTooLong, InvalidRequest, Unsupported
@@ -11,9 +11,10 @@ from deployments.core.ids import new_id
 from deployments.core.types import Message, Principal, Role, Sampling, Tool, Toolbox, ToolCall, Turn
 from deployments.gateway.responses import estimate
 from deployments.gateway.schemas import MAX_TOOLS, schema
-from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, MAX_PARTS, Part, Sampled, Text, Words, known, refuse
+from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, MAX_PARTS, Part, Sampled, Text, Words, either, known, refuse
 
 _UNBUILT = ("functions", "function_call", "audio", "web_search_options", "logit_bias", "moderation", "store")
+_SAID = {"type": ["string", "array"]}
 _Choice = Literal["none", "auto", "required"]
 _Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
@@ -49,6 +50,14 @@ class Call(Part):
 class ChatMessage(Part):
     """One message of the request."""
 
+    model_config = ConfigDict(
+        json_schema_extra=either(
+            {"role": {"enum": ["developer", "system", "user", "assistant"]}, "content": _SAID, "tool_calls": None, "tool_call_id": None},
+            {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1}, "tool_call_id": None},
+            {"role": {"const": "tool"}, "content": _SAID, "tool_calls": None, "tool_call_id": {"type": "string"}},
+        )
+    )
+
     role: Literal["developer", "system", "user", "assistant", "tool"]
     content: Words | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     tool_calls: list[Call] | None = Field(default=None, max_length=MAX_TOOLS)
@@ -63,8 +72,10 @@ class ChatMessage(Part):
         if (self.role == "tool") != (self.tool_call_id is not None):
             raise ValueError("a message of the role 'tool', and no other, has a tool_call_id")
         for part in self.content if isinstance(self.content, list) else ():
-            if part.type not in ("text", "input_text", "refusal") or part.words is None:
+            if part.type not in ("text", "input_text", "refusal"):
                 raise ValueError(f"content parts of type '{part.type}' are not supported; send text")
+            if part.words is None:
+                raise ValueError("a part has a text, or a refusal where it is one")
         return self
 
     def message(self) -> Message:

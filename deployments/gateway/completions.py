@@ -11,7 +11,7 @@ from deployments.core.errors import HeadraceError, InvalidRequest, Unsupported
 from deployments.core.ids import new_id
 from deployments.core.types import Cancelled, Delta, Failed, Finished, Message, Principal, Sampling, Text, Turn, Usage
 from deployments.gateway import envelope
-from deployments.gateway.wire import FINGERPRINT, MAX_EVENT_CHARS, Sampled, Texts, Words, known, refuse, usage
+from deployments.gateway.wire import FINGERPRINT, MAX_EVENT_CHARS, Sampled, SomeWords, Texts, known, refuse, usage
 
 _UNBUILT = ("logit_bias", "logprobs", "suffix")
 _encode = msgspec.json.encode
@@ -20,7 +20,7 @@ _encode = msgspec.json.encode
 class CompletionRequest(Sampled):
     """POST /v1/completions: a prompt without roles, which is asked as a user would."""
 
-    prompt: Words | Texts
+    prompt: SomeWords | Texts
     echo: bool | None = None
     best_of: int | None = Field(None, ge=1)
 

@@ -138,7 +138,9 @@ def _reasoning(item: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _reference(item: Mapping[str, Any], place: str) -> dict[str, Any]:
-    return {"names": _text(item, "id", place, MAX_ID_CHARS)}
+    if not (name := _text(item, "id", place, MAX_ID_CHARS)):
+        raise InvalidRequest(f"{place}.id names an item", param=f"{place}.id", code="invalid_value")
+    return {"names": name}
 
 
 _SHAPES = {

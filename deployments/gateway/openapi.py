@@ -17,6 +17,7 @@ REFUSED: Answers = {"default": {"model": Refusal}}
 """What the application is told of its errors; the document names the statuses."""
 
 _REFUSED = {"description": "Refused", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}}
+_DONE = {"const": "[DONE]"}
 _AGAIN = {name: {"schema": {"type": "integer"}} for name in ("retry-after", "retry-after-ms")}
 
 
@@ -56,7 +57,7 @@ def _succeeds(answers: dict[str, Any]) -> dict[str, Any]:
     if STREAM in answers:
         data = answers[STREAM]["content"]["application/json"]["schema"]
         encoded = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
-        event = {"type": "object", "required": ["data"], "properties": {"event": {"type": "string"}, "data": encoded}}
+        event = {"type": "object", "required": ["data"], "properties": {"event": {"type": "string"}, "data": {"anyOf": [_DONE, encoded]}}}
         kept["200"]["content"]["text/event-stream"] = {"itemSchema": event}
     return kept
 

@@ -14,7 +14,7 @@ from deployments.core.responses import Item
 from deployments.core.types import DIRECT, Message, Principal, Sampling, Search, Tool, Toolbox, Turn
 from deployments.gateway.items import RawItem, encoded, normalised, reference
 from deployments.gateway.schemas import MAX_TOOLS, schema
-from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, Labels, ModelName, Part, Text, Words, known, refuse
+from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, Labels, ModelName, Part, Text, Words, either, known, refuse
 
 INCLUDES = (
     "file_search_call.results",
@@ -83,7 +83,15 @@ Hint = Annotated[Words, Field(max_length=_MAX_ECHO_BYTES)]
 class ResponseRequest(BaseModel):
     """POST /v1/responses. Unknown fields are ignored, fields that would change the meaning are refused."""
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="allow",
+        allow_inf_nan=False,
+        json_schema_extra=either(
+            {"previous_response_id": {"type": "string"}, "conversation": None},
+            {"conversation": {"type": ["string", "object"]}, "previous_response_id": None},
+            {"input": {"type": ["string", "array"], "minItems": 1}, "previous_response_id": None, "conversation": None},
+        ),
+    )
 
     model: ModelName
     input: Words | Annotated[list[RawItem], Field(max_length=MAX_LISTED, fail_fast=True)] | None = None

@@ -51,9 +51,11 @@ def _few(value: object) -> object:
 
 
 Words = Annotated[str, AfterValidator(_utf8)]
+SomeWords = Annotated[Words, Field(json_schema_extra={"minLength": 1})]
+_SOME: dict[str, Any] = {"type": "string", "minLength": 1}
 ModelName = Annotated[Words, Field(max_length=256, json_schema_extra={"enum": list(MODELS)})]
 Text = Annotated[Words, Field(max_length=512)]
-Texts = Annotated[list[Any], Field(max_length=MAX_LISTED, json_schema_extra={"items": {"type": "string"}}), AfterValidator(_all_utf8)]
+Texts = Annotated[list[Any], Field(max_length=MAX_LISTED, json_schema_extra={"items": _SOME, "minItems": 1}), AfterValidator(_all_utf8)]
 """Texts, and whatever else a list may hold: it is refused at its first element, not with an error for each."""
 
 Labels = Annotated[dict[Annotated[Words, Field(max_length=64)], Text], BeforeValidator(_few), Field(max_length=MAX_LABELS)]
@@ -101,6 +103,19 @@ class Sampled(BaseModel):
         if any(not 0 < len(text) <= MAX_STOP_CHARS for text in texts or ()):
             raise ValueError(f"a stop text has 1 to {MAX_STOP_CHARS} characters")
         return texts
+
+
+def either(*cases: dict[str, Any]) -> dict[str, Any]:
+    """For the document: an object is as one of these cases. A field is of that kind and required, or with None not to be there."""
+    return {
+        "anyOf": [
+            {
+                "properties": {name: {"type": "null"} if kind is None else kind for name, kind in case.items()},
+                "required": [name for name, kind in case.items() if kind is not None],
+            }
+            for case in cases
+        ]
+    }
 
 
 def refuse(extra: Mapping[str, Any], unbuilt: tuple[str, ...]) -> None:

@@ -63,9 +63,7 @@ async def test_our_own_names_are_served(desk: Desk, host: str) -> None:
         assert (await http.get("/v1/models", headers={"host": host})).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "headrace.test.evil.example", "127.0.0.1", "127.0.0.1:81", "", "headrace.test@evil.example"]
-)
+@pytest.mark.parametrize("host", ["evil.example", "headrace.test.evil.example", "127.0.0.1", "127.0.0.1:81", "", "x@headrace.test"])
 async def test_no_other_name_is_served_but_to_those_who_ask_whether_we_live(desk: Desk, host: str) -> None:
     async with desk.http(await desk.key("acme")) as http:
         refused = await http.get("/v1/models", headers={"host": host})

@@ -6,11 +6,12 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.core.conversations import Conversation
+from deployments.core.errors import Unsupported
 from deployments.core.responses import Item
 from deployments.gateway import shapes
 from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import AfterItem, Asker, PageSize, Parts
-from deployments.gateway.items import RawItem, normalised, page
+from deployments.gateway.items import RawItem, normalised, page, reference
 from deployments.gateway.shapes import Deleted, Items, gives
 from deployments.gateway.wire import Labels
 
@@ -106,7 +107,12 @@ async def delete_item(conversation_id: str, item_id: str, parts: Parts, caller: 
 
 
 def _items(raw: list[dict[str, Any]]) -> list[Item]:
-    return [normalised(item, f"items[{place}]") for place, item in enumerate(raw)]
+    items = [normalised(item, f"items[{place}]") for place, item in enumerate(raw)]
+    for place, item in enumerate(items):
+        if reference(item):
+            message = "a conversation keeps items themselves, not references"
+            raise Unsupported(message, param=f"items[{place}].type", code="unsupported_value")
+    return items
 
 
 def _shape(conversation: Conversation) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from deployments.core.types import Vectors
 from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Asker, Parts
 from deployments.gateway.shapes import Embeddings, gives
-from deployments.gateway.wire import Texts, Words
+from deployments.gateway.wire import SomeWords, Texts, Words
 
 router = APIRouter(route_class=BodyRoute)
 
@@ -27,7 +27,7 @@ class EmbeddingRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: Annotated[Words, Field(max_length=256, json_schema_extra={"enum": [MODEL]})]
-    input: Words | Texts
+    input: SomeWords | Texts
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1)
 
