@@ -8,6 +8,8 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from deployments.gateway.context import asks_caller, meet
+
 MAX_VALUES = 30_000
 """Objects, lists and what stands in them; to read a million would hold up everybody else for a second."""
 
@@ -23,13 +25,16 @@ class Body(Request):
 
 
 class BodyRoute(APIRoute):
-    """A route whose JSON is read by `parse`."""
+    """A route whose JSON is read by `parse`, and only once its caller is known, where it asks for one."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, given a `Body`."""
         handle = super().get_route_handler()
+        keyed = self.body_field is not None and asks_caller(self.dependant)
 
         async def handler(request: Request) -> Response:
+            if keyed:
+                await meet(request)
             return await handle(Body(request.scope, request.receive))
 
         return handler

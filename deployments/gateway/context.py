@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, FastAPI, Header, Query, Request, WebSocket
+from fastapi.dependencies.models import Dependant
 from starlette.requests import HTTPConnection
 
 from deployments.core.config import Settings
@@ -19,6 +20,7 @@ from deployments.core.store import Store
 from deployments.core.types import Principal
 
 SESSION_COOKIE = "headrace_session"
+_CALLER = "headrace.caller"
 _FOREVER = float("inf")
 
 
@@ -86,7 +88,17 @@ async def _context(request: Request) -> Context:  # async, as FastAPI runs what 
 
 
 async def _caller(request: Request) -> Principal:
-    return await caller_of(request)
+    return request.scope.get(_CALLER) or await caller_of(request)
+
+
+def asks_caller(dependant: Dependant) -> bool:
+    """Whether a route depends on its caller, at any remove."""
+    return dependant.call is _caller or any(asks_caller(one) for one in dependant.dependencies)
+
+
+async def meet(request: Request) -> None:
+    """Get to know the caller before anything of the body is read; raises Unauthenticated."""
+    request.scope[_CALLER] = await caller_of(request)
 
 
 async def caller_of(connection: HTTPConnection) -> Principal:

@@ -23,11 +23,10 @@ class Cors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer a preflight."""
-        headers = dict(scope["headers"]) if scope["type"] == "http" else {}
-        origin = headers.get(b"origin")
+        origin = next((value for name, value in scope["headers"] if name == b"origin"), None) if scope["type"] == "http" else None
         if origin not in self._origins:
             await self._app(scope, receive, send)
-        elif scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+        elif scope["method"] == "OPTIONS" and b"access-control-request-method" in (headers := dict(scope["headers"])):
             await _preflight(origin, headers.get(b"access-control-request-headers", b""))(scope, receive, send)
         else:
             await self._app(scope, receive, _sharing(send, origin))

@@ -1,14 +1,13 @@
 """The OpenAPI document: what FastAPI knows of the routes, and what only we know: who must be who, and what can go wrong."""
 
 from collections.abc import Iterator
-from typing import Any, cast, get_args
+from typing import Any, cast
 
-from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.routing import BaseRoute
 
-from deployments.gateway.context import Caller
+from deployments.gateway.context import asks_caller
 from deployments.gateway.shapes import STREAM, Answers, Refusal
 
 TITLE, VERSION = "headrace", "1"
@@ -27,7 +26,7 @@ def describe(routes: list[BaseRoute]) -> dict[str, Any]:
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "hr_…"}}
     for path, method, route in _operations(routes):
         operation = document["paths"][path][method]
-        keyed = _asks(route.dependant, get_args(Caller)[1].dependency)
+        keyed = asks_caller(route.dependant)
         if keyed:
             operation["security"] = [{"key": []}]
         operation["responses"] = _succeeds(operation["responses"]) | _refuses(operation, keyed)
@@ -40,11 +39,6 @@ def _operations(routes: list[BaseRoute]) -> Iterator[tuple[str, str, APIRoute]]:
         if isinstance(context.original_route, APIRoute) and context.original_route.include_in_schema:
             for method in context.original_route.methods or ():
                 yield cast(str, context.path_format), method.lower(), context.original_route
-
-
-def _asks(dependant: Dependant, whom: object) -> bool:
-    """Whether a route depends on something, at any remove."""
-    return dependant.call is whom or any(_asks(one, whom) for one in dependant.dependencies)
 
 
 def _succeeds(answers: dict[str, Any]) -> dict[str, Any]:

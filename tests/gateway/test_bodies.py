@@ -85,6 +85,22 @@ async def test_the_reason_reaches_the_caller(desk: Desk) -> None:
     assert "twice" in response.json()["error"]["message"]
 
 
+async def test_nothing_of_a_strangers_body_is_read(desk: Desk) -> None:
+    read: list[bytes] = []
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (b"{", b"no json"):
+            read.append(piece)
+            yield piece
+
+    for key, status, pulled in (("", 401, 0), ("hr_wrong", 401, 0), (await desk.key("acme"), 400, 2)):
+        async with desk.http(key) as http:
+            for path in ("/v1/chat/completions", "/v1/responses", "/v1/conversations", "/v1/embeddings", "/v1/vector_stores"):
+                read.clear()
+                response = await http.post(path, content=pieces(), headers=JSON)
+                assert (response.status_code, len(read)) == (status, pulled), path
+
+
 BYTES = (
     b"\xff",
     b"\xc0\xaf",

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from deployments.core.config import Gateway, Settings
 from tests.fakes import Desk, database
+from tests.house import serving
 
 OURS, FOREIGN = "https://app.example", "https://evil.example"
 ASKS = {"access-control-request-method": "POST", "access-control-request-headers": "authorization, content-type"}
@@ -70,6 +74,27 @@ async def test_no_other_name_is_served_but_to_those_who_ask_whether_we_live(desk
         alive = await http.get("/health", headers={"host": host})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "host")
     assert alive.status_code == 200
+
+
+async def opened(desk: Desk, url: str, origin: str) -> int:
+    """The status that a page's handshake is answered with."""
+    headers = {"authorization": f"Bearer {await desk.key('acme')}"}
+    try:
+        async with connect(f"{url}/v1/responses", origin=Origin(origin), additional_headers=headers, proxy=None):
+            return 101
+    except InvalidStatus as refused:
+        return refused.response.status_code
+
+
+async def test_a_page_that_may_call_us_may_open_a_socket(tmp_path: Path, desk: Desk) -> None:
+    open_desk = Desk(desk.store, Settings(data_dir=tmp_path, gateway=Gateway(origins=(OURS,))))
+    async with serving(open_desk.app.context) as url:
+        assert [await opened(open_desk, url.replace("http", "ws"), origin) for origin in (OURS, FOREIGN)] == [101, 403]
+
+
+async def test_a_socket_to_another_name_is_not_opened(desk: Desk) -> None:
+    async with serving(desk.app.context) as url:
+        assert await opened(desk, url.replace("http", "ws"), OURS) == 400
 
 
 async def test_where_nothing_is_configured_nothing_stands_in_the_way(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ async def test_hundreds_of_extreme_bodies_cost_next_to_nothing(tmp_path: Path) -
             for path, body in asked[::10]:
                 await http.post(path, content=body, headers={"content-type": "application/json"})
             gc.collect()
-            gc.freeze()  # as the gateway does with all that stands at its start
+            gc.freeze()  # as Serve does with all that stands at a start
             before = psutil.Process().memory_info().rss
             for path, body in asked:
                 started = time.thread_time()  # of the loop's thread: it bounds how long others wait, however busy the machine is
