@@ -3,13 +3,14 @@
 from fastapi import APIRouter, Response
 
 from deployments.core.types import DIRECT
+from deployments.gateway.answers import Completion as Shape
+from deployments.gateway.answers import TextEvent
 from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.completions import Completion, CompletionRequest
 from deployments.gateway.context import Asker, Deadline, Parts
 from deployments.gateway.replies import Stream, Whole
 from deployments.gateway.several import SeveralStreams, SeveralWhole
-from deployments.gateway.shapes import Completion as Shape
-from deployments.gateway.shapes import TextEvent, gives
+from deployments.gateway.shapes import gives
 
 router = APIRouter(route_class=BodyRoute)
 

@@ -8,11 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from deployments.core.conversations import Conversation
 from deployments.core.errors import Unsupported
 from deployments.core.responses import Item
-from deployments.gateway import shapes
+from deployments.gateway import answers
+from deployments.gateway.answers import Items
 from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import AfterItem, Asker, PageSize, Parts
 from deployments.gateway.items import RawItem, normalised, page, reference
-from deployments.gateway.shapes import Deleted, Items, gives
+from deployments.gateway.shapes import Deleted, gives
 from deployments.gateway.wire import Labels
 
 router = APIRouter(route_class=BodyRoute)
@@ -46,20 +47,20 @@ class NewItems(BaseModel):
     items: list[RawItem] = Field(min_length=1, max_length=MAX_ITEMS)
 
 
-@router.post("/v1/conversations", responses=gives(shapes.Conversation))
+@router.post("/v1/conversations", responses=gives(answers.Conversation))
 async def create(parts: Parts, caller: Asker, body: NewConversation | None = None) -> dict[str, Any]:
     """Begin a conversation, with items or without."""
     body = body or NewConversation()
     return _shape(await parts.store.of(caller).conversations.add(body.metadata or {}, _items(body.items or [])))
 
 
-@router.get("/v1/conversations/{conversation_id}", responses=gives(shapes.Conversation))
+@router.get("/v1/conversations/{conversation_id}", responses=gives(answers.Conversation))
 async def retrieve(conversation_id: str, parts: Parts, caller: Asker) -> dict[str, Any]:
     """A conversation without its items."""
     return _shape(await parts.store.of(caller).conversations.get(conversation_id))
 
 
-@router.post("/v1/conversations/{conversation_id}", responses=gives(shapes.Conversation))
+@router.post("/v1/conversations/{conversation_id}", responses=gives(answers.Conversation))
 async def update(conversation_id: str, body: Update, parts: Parts, caller: Asker) -> dict[str, Any]:
     """Put other metadata in place of what was there."""
     return _shape(await parts.store.of(caller).conversations.update(conversation_id, body.metadata))
@@ -94,13 +95,13 @@ async def list_items(
     return _json(page(found, limit))
 
 
-@router.get("/v1/conversations/{conversation_id}/items/{item_id}", response_class=Response, responses=gives(shapes.Item))
+@router.get("/v1/conversations/{conversation_id}/items/{item_id}", response_class=Response, responses=gives(answers.Item))
 async def retrieve_item(conversation_id: str, item_id: str, parts: Parts, caller: Asker) -> Response:
     """One item."""
     return _json((await parts.store.of(caller).conversations.item(conversation_id, item_id)).body)
 
 
-@router.delete("/v1/conversations/{conversation_id}/items/{item_id}", responses=gives(shapes.Conversation))
+@router.delete("/v1/conversations/{conversation_id}/items/{item_id}", responses=gives(answers.Conversation))
 async def delete_item(conversation_id: str, item_id: str, parts: Parts, caller: Asker) -> dict[str, Any]:
     """Take an item out; answers with the conversation."""
     return _shape(await parts.store.of(caller).conversations.delete_item(conversation_id, item_id))

@@ -9,7 +9,8 @@ from deployments.core.errors import InvalidRequest
 from deployments.core.jobs import EPOCHS_PER_LEASE
 from deployments.core.responses import ENDED, StoredResponse
 from deployments.core.types import Principal
-from deployments.gateway import shapes
+from deployments.gateway import answers
+from deployments.gateway.answers import Events, Items, ResponseEvent, TokenCount
 from deployments.gateway.asking import ask, enqueue, keeper, outlives
 from deployments.gateway.attached import Attached, AttachedBody, shared
 from deployments.gateway.bodies import BodyRoute
@@ -18,7 +19,7 @@ from deployments.gateway.events import Event, ResponseEvents, encoder
 from deployments.gateway.items import page
 from deployments.gateway.replies import Stream, Whole
 from deployments.gateway.responses import ResponseRequest, estimate
-from deployments.gateway.shapes import Deleted, Events, Items, ResponseEvent, TokenCount, gives
+from deployments.gateway.shapes import Deleted, gives
 from deployments.gateway.sse import ResponseBody, ResponseStream
 
 router = APIRouter(route_class=BodyRoute)
@@ -31,7 +32,7 @@ _AHEAD = 1000
 """A reader that resumes may have seen more than the record holds, when Valkey was wiped; not more than this."""
 
 
-@router.post("/v1/responses", response_class=Response, responses=gives(shapes.Response, stream=ResponseEvent))
+@router.post("/v1/responses", response_class=Response, responses=gives(answers.Response, stream=ResponseEvent))
 async def create(body: ResponseRequest, request: Request, parts: Parts, caller: Asker, deadline_s: Deadline) -> Response:
     """Answer, streamed or whole; or write the question down for a worker, to be followed or polled."""
     asked = await ask(parts, caller, body, outlives(request), deadline_s=deadline_s)
@@ -55,7 +56,7 @@ async def input_tokens(body: ResponseRequest, parts: Parts, caller: Asker) -> di
     return {"object": "response.input_tokens", "input_tokens": estimate(asked.turn.messages)}
 
 
-@router.get("/v1/responses/{response_id}", response_class=Response, responses=gives(shapes.Response, stream=ResponseEvent))
+@router.get("/v1/responses/{response_id}", response_class=Response, responses=gives(answers.Response, stream=ResponseEvent))
 async def retrieve(
     response_id: str, parts: Parts, caller: Asker, stream: bool = False, starting_after: Annotated[int | None, _PLACE] = None
 ) -> Response:
@@ -86,7 +87,7 @@ async def list_events(
     return _json(b'{"object":"list","data":[%b],"has_more":%b}' % (data, b"true" if more else b"false"), poll=not events.ended)
 
 
-@router.post("/v1/responses/{response_id}/cancel", response_class=Response, responses=gives(shapes.Response))
+@router.post("/v1/responses/{response_id}/cancel", response_class=Response, responses=gives(answers.Response))
 async def cancel(response_id: str, parts: Parts, caller: Asker) -> Response:
     """End a background response; doing so again changes nothing."""
     responses = parts.store.of(caller).responses
