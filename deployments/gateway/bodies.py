@@ -8,7 +8,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from deployments.gateway.context import asks_caller, meet
+from deployments.gateway.context import Caller, asks, meet
 
 MAX_VALUES = 30_000
 """Objects, lists and what stands in them; to read a million would hold up everybody else for a second."""
@@ -30,7 +30,7 @@ class BodyRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, given a `Body`."""
         handle = super().get_route_handler()
-        keyed = self.body_field is not None and asks_caller(self.dependant)
+        keyed = self.body_field is not None and asks(self.dependant, Caller)
 
         async def handler(request: Request) -> Response:
             if keyed:

@@ -2,14 +2,14 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol, cast
+from typing import Annotated, Protocol, cast, get_args
 
-from fastapi import Depends, FastAPI, Header, Query, Request, WebSocket
+from fastapi import Depends, FastAPI, Query, Request, WebSocket
 from fastapi.dependencies.models import Dependant
 from starlette.requests import HTTPConnection
 
 from deployments.core.config import Settings
-from deployments.core.errors import Forbidden, Unauthenticated
+from deployments.core.errors import Forbidden, InvalidRequest, Unauthenticated
 from deployments.core.follow import Hub
 from deployments.core.keys import Keys
 from deployments.core.outbox import Outbox
@@ -21,7 +21,8 @@ from deployments.core.types import Principal
 
 SESSION_COOKIE = "headrace_session"
 _CALLER = "headrace.caller"
-_FOREVER = float("inf")
+DEADLINE_HEADER = "x-headrace-deadline-ms"
+_HINT = "x-stainless-read-timeout"
 
 
 class Pings(Protocol):
@@ -91,11 +92,6 @@ async def _caller(request: Request) -> Principal:
     return request.scope.get(_CALLER) or await caller_of(request)
 
 
-def asks_caller(dependant: Dependant) -> bool:
-    """Whether a route depends on its caller, at any remove."""
-    return dependant.call is _caller or any(asks_caller(one) for one in dependant.dependencies)
-
-
 async def meet(request: Request) -> None:
     """Get to know the caller before anything of the body is read; raises Unauthenticated."""
     request.scope[_CALLER] = await caller_of(request)
@@ -133,23 +129,24 @@ def holding(caller: Principal, name: str) -> Principal:
 Parts = Annotated[Context, Depends(_context)]
 
 
-async def _deadline_s(
-    parts: Parts,
-    own: Annotated[int | None, Header(alias="x-headrace-deadline-ms", ge=1, le=86_400_000)] = None,
-    hint: Annotated[str, Header(alias="x-stainless-read-timeout", include_in_schema=False)] = "",
-) -> float:
+async def _deadline_s(request: Request) -> float:
     """How long an answer may take: what the caller gives it or will wait for, as OpenAI's clients tell, and never more than configured.
 
-    The hint is in seconds, and ignored where it makes no sense.
+    The hint is in seconds, and ignored where it makes no sense. Raises InvalidRequest.
     """
-    waits = float(hint) if hint.isdecimal() and hint.isascii() else 0.0
-    return min(parts.settings.gateway.deadline_s, own / 1000 if own else _FOREVER, waits or _FOREVER)
+    longest_s = cast(App, request.app).context.settings.gateway.deadline_s
+    own, hint = request.headers.get(DEADLINE_HEADER), request.headers.get(_HINT, "")
+    if own is not None:
+        if not (own.isascii() and own.isdecimal() and 0 < len(own) < 10 and int(own)):
+            raise InvalidRequest(f"{DEADLINE_HEADER} is a number of milliseconds", param=DEADLINE_HEADER, code="invalid_value")
+        longest_s = min(longest_s, int(own) / 1000)
+    return min(longest_s, float(hint)) if hint.isascii() and hint.isdecimal() and float(hint) else longest_s
 
 
+Caller = Annotated[Principal, Depends(_caller)]
 Deadline = Annotated[float, Depends(_deadline_s)]
 """Seconds that an answer may take."""
 
-Caller = Annotated[Principal, Depends(_caller)]
 Visitor = Annotated[Principal, Depends(_visitor)]
 Asker = Annotated[Principal, scope("chat")]
 Reader = Annotated[Principal, scope("files:read")]
@@ -158,3 +155,8 @@ Writes = Annotated[Principal, scope("files:write")]
 AfterItem = Annotated[str, Query(max_length=80)]
 PageSize = Annotated[int, Query(ge=1, le=100)]
 """Where a page of items begins, and how many it may hold."""
+
+
+def asks(dependant: Dependant, whom: object) -> bool:
+    """Whether a route depends on what an annotation such as `Caller` stands for, at any remove."""
+    return dependant.call is get_args(whom)[1].dependency or any(asks(one, whom) for one in dependant.dependencies)

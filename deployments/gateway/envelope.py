@@ -57,8 +57,6 @@ async def on_invalid(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     first = _telling(error.errors())
-    if first["loc"][0] == "header":
-        return answer(InvalidRequest(f"{first['loc'][1]}: {first['msg']}", param=str(first["loc"][1]), code="invalid_value"))
     why = first["ctx"]["error"] if first["type"] == "json_invalid" else first["msg"]
     return answer(invalid(first["type"], first["loc"][1:], why))
 

@@ -7,7 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.routing import BaseRoute
 
-from deployments.gateway.context import asks_caller
+from deployments.gateway.context import DEADLINE_HEADER, Caller, Deadline, asks
 from deployments.gateway.shapes import STREAM, Answers, Refusal
 
 TITLE, VERSION = "headrace", "1"
@@ -16,6 +16,12 @@ REFUSED: Answers = {"default": {"model": Refusal}}
 """What the application is told of its errors; the document names the statuses."""
 
 _REFUSED = {"description": "Refused", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}}
+_DEADLINE = {
+    "name": DEADLINE_HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999, "title": "Milliseconds the answer may take"},
+}
 _DONE = {"const": "[DONE]"}
 _AGAIN = {name: {"schema": {"type": "integer"}} for name in ("retry-after", "retry-after-ms")}
 
@@ -26,9 +32,11 @@ def describe(routes: list[BaseRoute]) -> dict[str, Any]:
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "hr_…"}}
     for path, method, route in _operations(routes):
         operation = document["paths"][path][method]
-        keyed = asks_caller(route.dependant)
+        keyed = asks(route.dependant, Caller)
         if keyed:
             operation["security"] = [{"key": []}]
+        if asks(route.dependant, Deadline):
+            operation.setdefault("parameters", []).append(_DEADLINE)
         operation["responses"] = _succeeds(operation["responses"]) | _refuses(operation, keyed)
     return document
 

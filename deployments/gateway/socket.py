@@ -95,7 +95,7 @@ class Socket:
             self._begin(frame, text)
         except msgspec.ValidationError as error:
             await self._refuse(InvalidRequest(str(error), code="invalid_value"), lane)
-        except (msgspec.DecodeError, UnicodeEncodeError):
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
             await self._refuse(InvalidRequest("the frame is not JSON", code="invalid_json"), lane)
         except HeadraceError as error:
             await self._refuse(error, lane)

@@ -18,7 +18,7 @@ ASKED: dict[str, dict[str, Any]] = {
     [
         ({}, 300.0),
         ({"x-headrace-deadline-ms": "1500"}, 1.5),
-        ({"x-headrace-deadline-ms": "86400000"}, 300.0),
+        ({"x-headrace-deadline-ms": "999999999"}, 300.0),
         ({"x-stainless-read-timeout": "20"}, 20.0),
         ({"x-stainless-read-timeout": "600"}, 300.0),
         ({"x-stainless-read-timeout": "20", "x-headrace-deadline-ms": "30000"}, 20.0),
@@ -35,7 +35,7 @@ async def test_a_deadline_becomes_the_turns(house: House, headers: dict[str, str
     assert [turn.deadline_s for turn in house.flow.turns] == [deadline_s] * len(ASKED)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "1.5", "soon", "", "9" * 30, "86400001", "1e3", "0x10", "\u0661".encode().decode("latin-1")])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "soon", "", "9" * 30, "1000000000", "1e3", "\u0661".encode().decode("latin-1")])
 async def test_a_deadline_that_is_none_is_refused_by_name(house: House, value: str) -> None:
     async with house.http() as http:
         for path, body in ASKED.items():
