@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,10 @@ def bodies() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "/v1/responses", {"model": "headrace-direct", "input": "Hi", "prompt": {"id": url}}
 
 
-async def test_nothing_is_opened_for_what_a_request_names(tmp_path: Path) -> None:
+async def test_nothing_is_opened_for_what_a_request_names(tmp_path: Path, cases: Callable[[int], None]) -> None:
     asked = list(bodies())
     assert len(asked) >= 200
+    cases(len(asked))
     async with database(tmp_path) as store:
         desk = Desk(store, Settings(data_dir=tmp_path))
         async with desk.http(await desk.key("acme")) as http:

@@ -1,6 +1,7 @@
 """B1: nothing in a header reaches SQL as code."""
 
 import itertools
+from collections.abc import Callable
 
 from sqlalchemy import func, select
 
@@ -59,7 +60,7 @@ TAILS = (
 HEADERS = ("authorization", "idempotency-key", "x-request-id", "cursor")
 
 
-async def test_a_thousand_hostile_headers_and_cursors_open_nothing_and_change_nothing(house: House) -> None:
+async def test_a_thousand_hostile_headers_and_cursors_open_nothing_and_change_nothing(house: House, cases: Callable[[int], None]) -> None:
     before, sent = await rows(house), 0
     cursors = ("/v1/vector_stores", "/v1/conversations/x/items", "/v1/responses/x/input_items", "/v1/vector_stores/x/files")
     async with house.http(None) as http:
@@ -77,4 +78,5 @@ async def test_a_thousand_hostile_headers_and_cursors_open_nothing_and_change_no
                 assert (response.status_code, response.json()["data"]) == (200, []), payload
             sent += 1
     assert sent == 1000
+    cases(sent)
     assert await rows(house) == before

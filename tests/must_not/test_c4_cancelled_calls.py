@@ -84,13 +84,15 @@ async def in_sql(url: str, tmp_path: Path, calls: int) -> tuple[int, int]:
     return reads[0] + writes[0], reads[1] + writes[1]
 
 
-async def test_no_reply_of_valkey_reaches_another_call(valkey: Redis) -> None:
+async def test_no_reply_of_valkey_reaches_another_call(valkey: Redis, cases: Callable[[int], None]) -> None:
+    cases(1000)
     cancelled, crossed = await in_valkey(valkey, 1000)
     assert crossed == 0
     assert cancelled > 100
 
 
-async def test_no_reply_of_the_database_reaches_another_call(url: str, tmp_path: Path) -> None:
+async def test_no_reply_of_the_database_reaches_another_call(url: str, tmp_path: Path, cases: Callable[[int], None]) -> None:
+    cases(1000)
     cancelled, crossed = await in_sql(url, tmp_path, 1000)
     assert crossed == 0
     assert cancelled > 100
