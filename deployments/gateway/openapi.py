@@ -51,11 +51,13 @@ def _operations(routes: list[BaseRoute]) -> Iterator[tuple[str, str, APIRoute]]:
 
 def _succeeds(answers: dict[str, Any]) -> dict[str, Any]:
     """What a route says itself: a stream goes beside the whole answer."""
-    kept = {status: answer for status, answer in answers.items() if status not in (STREAM, "default")}
-    if "content" not in kept["200"]:
+    kept: dict[str, Any] = {status: answer for status, answer in answers.items() if status not in (STREAM, "default")}
+    if "200" in kept and "content" not in kept["200"]:
         del kept["200"]  # a page that redirects
-    elif whole := kept["200"]["content"].get("application/json"):
-        whole["schema"] = {"$ref": whole["schema"]["$ref"]}  # without what FastAPI adds of a route that returns a plain object
+    for answer in kept.values():
+        whole = answer.get("content", {}).get("application/json", {})
+        if "$ref" in whole.get("schema", ()):
+            whole["schema"] = {"$ref": whole["schema"]["$ref"]}  # without what FastAPI adds of a route that returns a plain object
     if STREAM in answers:
         data = answers[STREAM]["content"]["application/json"]["schema"]
         encoded = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}

@@ -68,7 +68,8 @@ def test_every_answer_has_a_schema_and_every_refusal_the_envelope():
         for status, answer in one["responses"].items():
             for media, content in answer["content"].items():
                 shape = content.get("schema") or content["itemSchema"]
-                assert shape.get("$ref") or shape["type"] in ("string", "object"), (path, method, status)
+                assert ("$ref" in shape) == (media == "application/json"), (path, method, status)
+                assert "$ref" in shape or shape["type"] in ("string", "object"), (path, method, status)
                 if status[0] in "45" and media == "application/json" and path != "/health/ready":
                     assert shape == {"$ref": "#/components/schemas/Refusal"}, (path, method, status)
     assert "HTTPValidationError" not in DOCUMENT["components"]["schemas"]
