@@ -97,7 +97,9 @@ class Flow:
             else:
                 found = await self._ground(turn, writer, vector)
             generation = self._generation(turn, writer, *found)
-            outcome = await (self._persist(generation, run) if writer.ref.shared else self.generates.generate(generation))
+            run.slot.reads(generation.messages)
+            async with run.slot:
+                outcome = await (self._persist(generation, run) if writer.ref.shared else self.generates.generate(generation))
             if run.keep is not forget:
                 await run.tape.until(outcome.next_seq, self.settings.log.stall_s)
             writer.adopt(run.tape.deltas, outcome.next_seq)

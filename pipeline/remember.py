@@ -8,8 +8,9 @@ from deployments.core.config import Settings
 from deployments.core.conversations import Conversations, Summary
 from deployments.core.ids import new_id
 from deployments.core.jobs import Job
+from deployments.core.lease import BACKGROUND, Want
 from deployments.core.ports import Embeds, Generates
-from deployments.core.types import Generation, LogRef, Message, Sampling, Text
+from deployments.core.types import DIRECT, Generation, LogRef, Message, Sampling, Text
 from deployments.worker.work import Means, Reason
 from pipeline.prompts.summarise import summarise
 from pipeline.session import clip, spoken
@@ -88,7 +89,14 @@ class Remember:
         sampling = Sampling(max_tokens=self.settings.session.summary_tokens, temperature=0.0)
         log = LogRef(name, job.tenant, (means.hub.channel,), record=False)
         generation = Generation(log, "default", summarise(before, short), sampling, (), (), _SUMMARY_S)
+        most, longest_s = self.settings.session.summary_tokens, self.settings.admission.background_wait_s
+        prompt = await means.gate.tokens.count(generation.messages)
+        want = Want(DIRECT, prompt, most, most, longest_s, service=BACKGROUND, requests=0)
         with means.hub.tape(name) as tape:
-            outcome = await self.generates.generate(generation)
+            async with means.gate.admit(job.principal, want) as lease:
+                lease.tape = tape
+                async with lease:
+                    outcome = await self.generates.generate(generation)
+                lease.used = outcome.usage
             await tape.until(outcome.next_seq, self.settings.log.stall_s)
             return "".join(delta.text for delta in tape.deltas if isinstance(delta, Text)).strip()

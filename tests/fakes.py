@@ -19,13 +19,17 @@ from openai import AsyncOpenAI
 
 from deployments.core.config import Settings
 from deployments.core.follow import Hub
+from deployments.core.gate import Gate
 from deployments.core.jobs import INGEST
 from deployments.core.keys import Keys
+from deployments.core.lease import Answer, Lease, Want
+from deployments.core.limits import Policy
 from deployments.core.outbox import Outbox
 from deployments.core.run import Run
 from deployments.core.schema import migrate
 from deployments.core.store import Store
 from deployments.core.types import Chunk, Passage, Principal, Query, Turn, Vector, Vectors
+from deployments.core.usage import Books
 from deployments.core.valkey import connect
 from deployments.core.vault import Vault
 from deployments.gateway.app import build_app
@@ -139,10 +143,29 @@ class Idle:
         pass
 
 
+class OpenGate(Gate):
+    """Lets everything in, without a Valkey."""
+
+    def __init__(self, store: Store, settings: Settings):
+        super().__init__(connect("unix:///nowhere"), settings, Keys(store, b"pepper").policy, Books(store))
+
+    def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    @asynccontextmanager
+    async def admit(self, principal: Principal, want: Want) -> AsyncIterator[Lease]:
+        lease = Lease("lease_", principal, want, Policy(), asyncio.get_running_loop())
+        lease.take(Answer("free", 0, "", (), (), 0))
+        yield lease
+
+
 def means(store: Store) -> Means:
     """What handlers work with that write no response log."""
     nowhere = connect("unix:///nowhere")
-    return Means(store, Hub(nowhere, Settings().log), Outbox(nowhere, Settings().log))
+    return Means(store, Hub(nowhere, Settings().log), Outbox(nowhere, Settings().log), OpenGate(store, Settings()))
 
 
 class Desk:
@@ -154,8 +177,8 @@ class Desk:
         self.embeds, self.retrieves = FakeEmbeds(), FakeRetrieves()
         nowhere = connect("unix:///nowhere")
         stages = Stages(self.embeds, self.retrieves, Idle())
-        context = Context(settings, store, self.keys, Hub(nowhere, settings.log), Outbox(nowhere, settings.log), Silence(), stages)
-        self.app = build_app(context)
+        hub, outbox = Hub(nowhere, settings.log), Outbox(nowhere, settings.log)
+        self.app = build_app(Context(settings, store, self.keys, hub, outbox, Silence(), stages, OpenGate(store, settings)))
         self._transport = ASGITransport(self.app, raise_app_exceptions=False)
 
     async def key(self, tenant: str, *scopes: str) -> str:

@@ -16,12 +16,14 @@ from redis.asyncio import Redis
 from deployments.core.config import Gateway, Log, Settings, Worker
 from deployments.core.errors import HeadraceError
 from deployments.core.follow import Hub
+from deployments.core.gate import Gate
 from deployments.core.jobs import RESPOND
 from deployments.core.keys import Keys
 from deployments.core.log import Writer
 from deployments.core.outbox import Outbox
 from deployments.core.run import Run
 from deployments.core.types import Citation, Cited, Outcome, Text, Turn, Usage
+from deployments.core.usage import Books
 from deployments.gateway.app import build_app
 from deployments.gateway.context import Context, Stages
 from deployments.worker.work import Means, Runner
@@ -46,7 +48,8 @@ class Script:
         if not writer.written:
             writer.open()
         try:
-            await self._say(writer, [turn.question] if self.echoes else self.pieces)
+            async with run.slot:
+                await self._say(writer, [turn.question] if self.echoes else self.pieces)
             await writer.drain()
             last = writer.failed(self.error) if self.error else writer.finished(Outcome(writer.next_seq, "stop", Usage(10, 2)))
             await run.keep((*writer.written, last))
@@ -124,8 +127,9 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
         flow = Script()
         hub = Hub(valkey, settings.log)
         outbox = Outbox(valkey, settings.log, local=hub)
-        runner = Runner(Means(store, hub, outbox), settings.worker, {RESPOND: Respond(settings, flow)})
-        context = Context(settings, store, keys, hub, outbox, flow, Stages(FakeEmbeds(), FakeRetrieves(), Bell(runner)))
+        gate = Gate(valkey, settings, keys.policy, Books(store))
+        runner = Runner(Means(store, hub, outbox, gate), settings.worker, {RESPOND: Respond(settings, flow)})
+        context = Context(settings, store, keys, hub, outbox, flow, Stages(FakeEmbeds(), FakeRetrieves(), Bell(runner)), gate)
         async with serving(context) as url:
             working = asyncio.create_task(runner.run())
             house = House(url, key.secret, flow, context)

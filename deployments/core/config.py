@@ -124,6 +124,42 @@ class Generator(Section):
         return self.scaling.model_copy(update=bounds)
 
 
+class Pool(BaseModel):
+    """How many answers the backends are asked to write at once, all together: bounds, and where to begin."""
+
+    low: int
+    high: int
+    first: int
+
+
+class Rates(Section):
+    """Limits of one model."""
+
+    requests_per_minute: int | None = Field(default=None, ge=1, description="Requests of one tenant to the model a minute.")
+    tokens_per_minute: int | None = Field(default=None, ge=1, description="Tokens of one tenant read and written by the model a minute.")
+
+
+class Admission(Section):
+    """Limits, fair shares and the queue in front of the model backends."""
+
+    max_running: int | None = Field(
+        default=None, ge=1, description="Answers written at once by all backends together; default: what the generator stage takes."
+    )
+    min_running: int | None = Field(
+        default=None, ge=1, description="Under load no fewer than these; default: all for the embedded backend, an eighth for others."
+    )
+    max_waiting: int = Field(default=512, ge=0, description="Requests that wait for their turn at once; more get 503.")
+    max_waiting_each: int = Field(default=128, ge=0, description="The same for one tenant; more get 429.")
+    wait_s: float = Field(default=60, gt=0, description="Longest wait for a turn; who would wait longer is refused at once.")
+    background_wait_s: float = Field(default=3600, gt=0, description="The same for background work.")
+    ageing_s: float = Field(default=20, gt=0, description="After so long, work of a lower class goes before a higher one.")
+    lease_s: float = Field(default=10, gt=0, description="A process without a sign of life for so long has what it reserved given back.")
+    top_up_tokens: int = Field(default=64, ge=1, description="Tokens that an answer longer than expected reserves at a time.")
+    input_weight: float = Field(default=1, ge=0, description="What a token read weighs in fair shares.")
+    output_weight: float = Field(default=2, gt=0, description="What a token written weighs in fair shares.")
+    models: dict[str, Rates] = Field(default={}, description="Limits of each tenant for one model, by the model's name.")
+
+
 class Worker(Section):
     """Background jobs."""
 
@@ -193,6 +229,7 @@ class Settings(BaseSettings):
     retriever: Retriever = Retriever()
     router: Router = Router()
     generator: Generator = Generator()
+    admission: Admission = Admission()
     session: Session = Session()
     worker: Worker = Worker()
     log: Log = Log()
@@ -209,6 +246,15 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file."""
         return env_settings, init_settings
+
+    @property
+    def pool(self) -> Pool:
+        """How many answers the backends write at once; an embedded one has just its slots, another is felt for."""
+        stage, admission = self.generator.stage, self.admission
+        high = admission.max_running or stage.max_ongoing * stage.max_replicas
+        fixed = self.generator.base_url is None or admission.max_running is not None
+        low = min(high, admission.min_running or (high if fixed else max(1, high // 8)))
+        return Pool(low=low, high=high, first=high if fixed else max(low, high // 4))
 
     @property
     def base_url(self) -> str:
@@ -233,6 +279,14 @@ class Settings(BaseSettings):
     def index_dir(self) -> Path:
         """The folder of the Lance tables."""
         return self.data_dir.resolve() / "index"
+
+    @property
+    def vocabulary(self) -> Path | None:
+        """The file of the embedded model's vocabulary; None where another backend answers."""
+        if self.generator.base_url:
+            return None
+        name = self.generator.gguf.stem if self.generator.gguf else self.generator.model
+        return self.data_dir.resolve() / "vocabularies" / f"{name}.json"
 
     def pepper_bytes(self) -> bytes:
         """The secret that API keys are hashed with; makes the key file where there is none."""

@@ -35,6 +35,8 @@ class HeadraceError(Exception):
         self.param = param
         self.wire_code = code or self.code
         self.retry_after_s = retry_after_s
+        self.headers: list[tuple[bytes, bytes]] = []
+        """What goes with the error over HTTP besides; it does not travel between stages."""
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive the pickling of Serve handles with every field."""

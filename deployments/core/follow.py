@@ -75,13 +75,26 @@ class Tape:
 
     def __init__(self) -> None:
         self.deltas: list[Delta] = []
+        self.tokens = 0
+        """Tokens that the backend has written, as far as they can be counted while it writes."""
+        self.first_at = 0.0
+        """When the first of them came, by the loop's clock."""
         self._order = Ordered()
         self._grown = asyncio.Event()
 
     def deliver(self, epoch: int, deltas: list[Delta]) -> None:
         """Take deltas as they arrive."""
-        self.deltas += self._order.take(epoch, deltas)
+        fresh = self._order.take(epoch, deltas)
+        self.deltas += fresh
+        self.tokens += sum(delta.tokens if isinstance(delta, Text) else isinstance(delta, Called) for delta in fresh)
+        if self.tokens and not self.first_at:
+            self.first_at = asyncio.get_running_loop().time()
         self._grown.set()
+
+    @property
+    def last(self) -> Delta | None:
+        """The newest delta."""
+        return self.deltas[-1] if self.deltas else None
 
     def recall(self, deltas: Sequence[Delta]) -> None:
         """Take deltas from the record, which is the truth."""

@@ -106,6 +106,7 @@ class Writer:
         self._spoken = False
         self._text: list[str] = []
         self._logprobs: list[Logprob] = []
+        self._tokens = 0
         self._ready: list[Delta] = []
         self._sent: list[Delta] = list(ref.written)
 
@@ -138,6 +139,10 @@ class Writer:
             self._text.append(text)
             self._outbox.changed(self, urgent=not self._spoken)
             self._spoken = True
+
+    def count(self, tokens: int) -> None:
+        """Note that the backend has written so many tokens; the next text says so."""
+        self._tokens += tokens
 
     def cite(self, citation: Citation) -> None:
         """Append a citation of a marker already written."""
@@ -226,9 +231,10 @@ class Writer:
 
     def _settle(self) -> None:
         if self._text:
-            self._ready.append(Text(self._number(), "".join(self._text), tuple(self._logprobs)))
+            self._ready.append(Text(self._number(), "".join(self._text), tuple(self._logprobs), self._tokens))
             self._text.clear()
             self._logprobs.clear()
+            self._tokens = 0
 
     def _last(self) -> int:
         self._settle()

@@ -1,13 +1,14 @@
 """What an answer is run with, whoever runs it: the gateway while its client waits, or a worker."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Protocol
 
 from deployments.core.follow import Tape
 from deployments.core.log import Writer
 from deployments.core.store import Store
-from deployments.core.types import Delta, Turn
+from deployments.core.types import Delta, Message, Turn
 
 Keep = Callable[[Sequence[Delta]], Awaitable[None]]
 """Keeps the whole log of an answer in SQL, its last delta included; it is called before anybody sees that delta."""
@@ -17,14 +18,44 @@ async def forget(log: Sequence[Delta]) -> None:
     """Keep nothing."""
 
 
+class Slot(Protocol):
+    """The right to ask a backend: entering waits for its turn, and raises HeadraceError where it does not come or is over."""
+
+    async def __aenter__(self) -> object:
+        """Wait."""
+        ...
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
+        """End; what the limits cut short is raised as such."""
+        ...
+
+    def reads(self, messages: Sequence[Message]) -> None:
+        """Note what the backend is given to read."""
+        ...
+
+
+class Open:
+    """A slot that is always there, for work that nobody meters."""
+
+    async def __aenter__(self) -> None:
+        """Go ahead."""
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """End."""
+
+    def reads(self, messages: Sequence[Message]) -> None:
+        """Nothing is counted."""
+
+
 @dataclass(frozen=True)
 class Run:
-    """One run of a turn: the log it writes, the tape of that log, the database, and what keeps the outcome."""
+    """One run of a turn: the log it writes, the tape of that log, the database, what keeps the outcome, and the right to a backend."""
 
     writer: Writer
     tape: Tape
     store: Store
     keep: Keep = forget
+    slot: Slot = field(default_factory=Open)
 
 
 class Answers(Protocol):

@@ -187,3 +187,16 @@ class ConversationItemRow(Base):
     body: Mapped[bytes] = mapped_column(LargeBinary)
     vector: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
     __table_args__ = (Index("conversation_items_item", "tenant_id", "item_id"),)
+
+
+class UsageRow(Base):
+    """What a key of a tenant has used of a model on one day, in days since 1970 (UTC)."""
+
+    __tablename__ = "usage"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    key_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model: Mapped[str] = mapped_column(String(256), primary_key=True)
+    day: Mapped[int] = mapped_column(Integer, primary_key=True)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)

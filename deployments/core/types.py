@@ -181,11 +181,15 @@ class Logprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Text(msgspec.Struct, frozen=True, array_like=True, tag="t"):
-    """More text of the answer; never splits a code point. Probabilities come with the text their tokens became part of."""
+    """More text of the answer; never splits a code point. Probabilities come with the text their tokens became part of.
+
+    `tokens` counts what the backend has written since the last text, as far as it can be counted while it writes.
+    """
 
     seq: int
     text: str
     logprobs: tuple[Logprob, ...] = ()
+    tokens: int = 0
 
 
 class Searching(msgspec.Struct, frozen=True, array_like=True, tag="q"):

@@ -36,7 +36,9 @@ def build_app(context: Context) -> App:
     @asynccontextmanager
     async def lifespan(app: App):
         context.hub.start()
+        context.gate.start()
         yield
+        await context.gate.close()
         await context.hub.close()
         await context.outbox.close()
         await context.store.close()

@@ -94,12 +94,19 @@ async def ask(
     return Asked(plan, turn, inputs, bool(plan.snapshot["background"]) or goes_on)
 
 
-async def enqueue(parts: Context, asked: Asked) -> None:
-    """Write down a response that outlives its connection, and have a worker take it."""
+async def enqueue(parts: Context, asked: Asked) -> list[tuple[bytes, bytes]]:
+    """Write down a response that outlives its connection, and have a worker take it; returns the headers of its caller's limits.
+
+    It is admitted now, as far as the limits go, and again by the worker, who waits for a slot and holds the tokens. Raises what
+    admission refuses with.
+    """
+    async with parts.gate.admit(asked.turn.principal, await parts.gate.want(asked.turn, slot=False)) as lease:
+        lease.free = True
     await parts.store.of(asked.turn.principal).responses.add(stored(asked), asked.inputs, _encode(asked.turn))
     with contextlib.suppress(HeadraceError, TimeoutError):  # it looks by itself, too
         async with asyncio.timeout(_WAKE_S):
             await parts.stages.works.wake()
+    return lease.headers
 
 
 async def prewarm(parts: Context, asked: Asked) -> list[Delta]:

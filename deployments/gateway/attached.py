@@ -1,7 +1,7 @@
 """Following a response that outlives its connection: any replica, any number of watchers, from any event on."""
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -13,6 +13,8 @@ from deployments.core.types import Delta, Last, LogRef, Principal
 from deployments.gateway.context import Context
 from deployments.gateway.replies import STREAM_HEADERS, Client, nudging
 from deployments.gateway.sse import ResponseBody, ResponseStream
+
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 def shared(caller: Principal, response_id: str) -> LogRef:
@@ -50,15 +52,15 @@ async def attached(parts: Context, caller: Principal, response_id: str) -> Async
 class Attached(Response):
     """The events of an outliving response as server-sent events; the client may go, the response stays."""
 
-    def __init__(self, parts: Context, caller: Principal, response_id: str, encoder: ResponseStream):
+    def __init__(self, parts: Context, caller: Principal, response_id: str, encoder: ResponseStream, headers: Headers = ()):
         super().__init__()
-        self._parts, self._caller, self._id, self._encoder = parts, caller, response_id, encoder
+        self._parts, self._caller, self._id, self._encoder, self._headers = parts, caller, response_id, encoder, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Follow to the end; raises what is wrong before the first byte."""
         limits = self._parts.settings.gateway
         async with Client(receive, send, limits.send_timeout_s) as client, attached(self._parts, self._caller, self._id) as follower:
-            await client.send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+            await client.send({"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *self._headers]})
             try:
                 await self._write(client, follower)
             except HeadraceError as error:
@@ -77,9 +79,9 @@ class Attached(Response):
 class AttachedBody(Response):
     """An outliving response, whole, once it has ended."""
 
-    def __init__(self, parts: Context, caller: Principal, response_id: str, encoder: ResponseBody):
+    def __init__(self, parts: Context, caller: Principal, response_id: str, encoder: ResponseBody, headers: Headers = ()):
         super().__init__()
-        self._parts, self._caller, self._id, self._encoder = parts, caller, response_id, encoder
+        self._parts, self._caller, self._id, self._encoder, self._headers = parts, caller, response_id, encoder, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Wait for the end."""
@@ -89,5 +91,5 @@ class AttachedBody(Response):
             async for ready in deltas(self._parts, self._caller, self._id, follower):
                 body = self._encoder.feed(ready)
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body or b"")).encode())]
-            await client.send({"type": "http.response.start", "status": 200, "headers": headers})
+            await client.send({"type": "http.response.start", "status": 200, "headers": [*headers, *self._headers]})
             await client.send({"type": "http.response.body", "body": body or b""})

@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from deployments.core.config import Settings
 from deployments.core.errors import Forbidden, InvalidRequest, Unauthenticated
 from deployments.core.follow import Hub
+from deployments.core.gate import Gate
 from deployments.core.keys import Keys
 from deployments.core.outbox import Outbox
 from deployments.core.ports import Embeds, Retrieves
@@ -67,6 +68,7 @@ class Context:
     outbox: Outbox
     flow: Answers
     stages: Stages
+    gate: Gate
     sockets: set[WebSocket] = field(default_factory=set[WebSocket])
     default_stores: Recent[str, str] = field(default_factory=lambda: Recent(1.0, time.monotonic))
 

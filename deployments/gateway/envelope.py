@@ -42,7 +42,9 @@ def answer(error: HeadraceError) -> Response:
         headers["connection"] = "close"  # what is still coming is not read
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return Response(msgspec.json.encode(body(error)), error.status, headers, "application/json")
+    response = Response(msgspec.json.encode(body(error)), error.status, headers, "application/json")
+    response.raw_headers += error.headers
+    return response
 
 
 async def on_headrace_error(request: Request, error: Exception) -> Response:

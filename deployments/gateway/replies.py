@@ -9,6 +9,7 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Generator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from deployments.core.errors import HeadraceError, Overloaded, StreamInterrupted
 from deployments.core.follow import Follower
+from deployments.core.lease import Lease
 from deployments.core.patience import Patience
 from deployments.core.run import Keep, Run, forget
 from deployments.core.types import Delta, Failed, Last, LogRef, Opened, Turn
@@ -32,24 +34,40 @@ STREAM_HEADERS = [
 ]
 
 
+@dataclass(frozen=True)
+class Answering:
+    """An answer that is being written: what follows its log, and the lease it is written under."""
+
+    follower: Follower
+    lease: Lease
+
+
 @contextlib.asynccontextmanager
-async def answering(parts: Context, turn: Turn, keep: Keep = forget) -> AsyncGenerator[Follower]:
+async def answering(parts: Context, turn: Turn, keep: Keep = forget, requests: int = 1) -> AsyncGenerator[Answering]:
     """Run the flow for a turn and follow its log; leaving the context ends what still runs.
 
-    Raises Overloaded where this replica writes as many answers as it may, or can't reach the response log.
+    Raises what admission refuses with, and Overloaded where this replica writes as many answers as it may, or can't reach the
+    response log. `requests` is 0 for a turn of a request that has been counted.
     """
-    if len(parts.outbox.writers) >= parts.settings.gateway.max_streams:
-        raise Overloaded("too many answers are being written", retry_after_s=1)
+    _see_room(parts)
     await parts.hub.ready(parts.settings.log.stall_s)
     ref = LogRef(turn.id, turn.principal.tenant, (parts.hub.channel,), record=parts.settings.log.record)
-    with parts.hub.follow(turn.id) as follower, parts.hub.tape(turn.id) as tape, parts.outbox.writer(ref) as writer:
-        flow = asyncio.create_task(parts.flow.answer(turn, Run(writer, tape, parts.store, keep)))
-        flow.add_done_callback(lambda task: _broken_off(task, follower))
-        try:
-            yield follower
-        finally:
-            flow.cancel()
-            await asyncio.gather(flow, return_exceptions=True)
+    async with parts.gate.admit(turn.principal, await parts.gate.want(turn, requests=requests)) as lease:
+        _see_room(parts)  # others may have come meanwhile
+        with parts.hub.follow(turn.id) as follower, parts.hub.tape(turn.id) as tape, parts.outbox.writer(ref) as writer:
+            lease.tape = tape
+            flow = asyncio.create_task(parts.flow.answer(turn, Run(writer, tape, parts.store, keep, lease)))
+            flow.add_done_callback(lambda task: _broken_off(task, follower))
+            try:
+                yield Answering(follower, lease)
+            finally:
+                flow.cancel()
+                await asyncio.gather(flow, return_exceptions=True)
+
+
+def _see_room(parts: Context) -> None:
+    if len(parts.outbox.writers) >= parts.settings.gateway.max_streams:
+        raise Overloaded("too many answers are being written", retry_after_s=1)
 
 
 def _broken_off(flow: asyncio.Task[None], follower: Follower) -> None:
@@ -172,11 +190,11 @@ class _Reply(Response, ABC):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the turn; raises what broke before the first byte."""
         running = answering(self._parts, self._turn, self._keep)
-        async with Client(receive, send, self._limits.send_timeout_s) as client, running as follower:
-            await self._answer(client, follower)
+        async with Client(receive, send, self._limits.send_timeout_s) as client, running as answer:
+            await self._answer(client, answer)
 
     @abstractmethod
-    async def _answer(self, client: Client, follower: Follower) -> None: ...
+    async def _answer(self, client: Client, answer: Answering) -> None: ...
 
 
 class Stream(_Reply):
@@ -186,9 +204,10 @@ class Stream(_Reply):
         super().__init__(parts, turn, keep)
         self._encoder = encoder
 
-    async def _answer(self, client: Client, follower: Follower) -> None:
+    async def _answer(self, client: Client, answer: Answering) -> None:
+        follower = answer.follower
         deltas = await _first(follower, self._limits.commit_s)
-        await client.send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+        await client.send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS + answer.lease.headers})
         try:
             with nudging(follower, self._limits.keep_alive_s):
                 await self._write(follower, deltas, client)
@@ -215,10 +234,10 @@ class Whole(_Reply):
         super().__init__(parts, turn, keep)
         self._encoder = encoder
 
-    async def _answer(self, client: Client, follower: Follower) -> None:
+    async def _answer(self, client: Client, answer: Answering) -> None:
         body = None
         while body is None:
-            body = self._encoder.feed(await follower.read())
+            body = self._encoder.feed(await answer.follower.read())
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await client.send({"type": "http.response.start", "status": 200, "headers": headers})
+        await client.send({"type": "http.response.start", "status": 200, "headers": headers + answer.lease.headers})
         await client.send({"type": "http.response.body", "body": body})

@@ -3,10 +3,12 @@
 from deployments.core.collector import relax
 from deployments.core.config import Settings
 from deployments.core.follow import Hub
+from deployments.core.gate import Gate
 from deployments.core.keys import Keys
 from deployments.core.outbox import Outbox
 from deployments.core.run import Answers
 from deployments.core.store import open_store
+from deployments.core.usage import Books
 from deployments.core.valkey import connect
 from deployments.gateway.app import build_app
 from deployments.gateway.context import App, Context, Stages
@@ -21,7 +23,8 @@ class Gateway:
         keys = Keys(store, settings.pepper_bytes(), settings.gateway.key_cache_s, settings.gateway.session_ttl_s)
         hub = Hub(connect(settings.valkey), settings.log)
         outbox = Outbox(connect(settings.valkey, reply_timeout_s=None), settings.log, local=hub)
-        self._app = build_app(Context(settings, store, keys, hub, outbox, flow, stages))
+        gate = Gate(connect(settings.valkey), settings, keys.policy, Books(store))
+        self._app = build_app(Context(settings, store, keys, hub, outbox, flow, stages, gate))
 
     def __serve_build_asgi_app__(self) -> App:
         """What Serve calls for the application once this object stands."""

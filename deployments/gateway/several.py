@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.core.errors import HeadraceError
 from deployments.core.follow import Follower
+from deployments.core.lease import Lease
 from deployments.core.types import Delta, Failed, Last, Opened, Turn
 from deployments.gateway.context import Context
 from deployments.gateway.envelope import Broken
@@ -43,8 +44,11 @@ class Collects(Protocol):
 
 
 @contextlib.asynccontextmanager
-async def together(parts: Context, turns: Sequence[Turn], every_s: float) -> AsyncGenerator[Arrivals]:
-    """Answer several turns at once; what comes of each is put into one queue with its place. [] is a beat in which nothing came."""
+async def together(parts: Context, turns: Sequence[Turn], every_s: float) -> AsyncGenerator[tuple[Arrivals, Lease]]:
+    """Answer several turns at once; what comes of each is put into one queue with its place. [] is a beat in which nothing came.
+
+    The lease is that of the first, which stands for the request.
+    """
     arrivals: Arrivals = asyncio.Queue(maxsize=len(turns))
 
     async def pump(index: int, follower: Follower) -> None:
@@ -58,10 +62,10 @@ async def together(parts: Context, turns: Sequence[Turn], every_s: float) -> Asy
             await arrivals.put((index, error))
 
     async with contextlib.AsyncExitStack() as stack:
-        followers = [await stack.enter_async_context(answering(parts, turn)) for turn in turns]
-        pumps = [asyncio.create_task(pump(index, follower)) for index, follower in enumerate(followers)]
+        answers = [await stack.enter_async_context(answering(parts, turn, requests=not index)) for index, turn in enumerate(turns)]
+        pumps = [asyncio.create_task(pump(index, answer.follower)) for index, answer in enumerate(answers)]
         try:
-            yield arrivals
+            yield arrivals, answers[0].lease
         finally:
             for task in pumps:
                 task.cancel()
@@ -79,9 +83,9 @@ class SeveralStreams(Response):
         """Answer all turns; raises what broke before the first byte."""
         limits = self._parts.settings.gateway
         running = together(self._parts, self._turns, limits.keep_alive_s)
-        async with Client(receive, send, limits.send_timeout_s) as client, running as arrivals:
+        async with Client(receive, send, limits.send_timeout_s) as client, running as (arrivals, lease):
             index, deltas = await _first(arrivals, limits.commit_s)
-            await client.send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+            await client.send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS + lease.headers})
             try:
                 await self._write(client, arrivals, index, deltas)
             except HeadraceError as error:
@@ -112,13 +116,13 @@ class SeveralWhole(Response):
         """Answer all turns."""
         limits = self._parts.settings.gateway
         running = together(self._parts, self._turns, limits.keep_alive_s)
-        async with Client(receive, send, limits.send_timeout_s) as client, running as arrivals:
+        async with Client(receive, send, limits.send_timeout_s) as client, running as (arrivals, lease):
             body = None
             while body is None:
                 index, deltas = _checked(await arrivals.get())
                 body = self._encoder.feed(deltas, index)
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-            await client.send({"type": "http.response.start", "status": 200, "headers": headers})
+            await client.send({"type": "http.response.start", "status": 200, "headers": headers + lease.headers})
             await client.send({"type": "http.response.body", "body": body})
 
 

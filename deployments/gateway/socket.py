@@ -152,11 +152,11 @@ class Socket:
     async def _answer(self, asked: Asked, lane: str | None) -> None:
         """Answer while the socket is open."""
         events = asked.events()
-        async with answering(self._parts, asked.turn, keeper(self._parts, asked)) as follower:
+        async with answering(self._parts, asked.turn, keeper(self._parts, asked)) as answer:
             ready = events.start()
-            with nudging(follower, self._limits.keep_alive_s):
+            with nudging(answer.follower, self._limits.keep_alive_s):
                 while not events.ended:
-                    ready += events.feed(await follower.read())
+                    ready += events.feed(await answer.follower.read())
                     await self._send(ready, lane)
                     ready = []
         self._memory.keep(asked, events)

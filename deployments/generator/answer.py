@@ -51,6 +51,7 @@ class Answer:
         """Write what a piece brings."""
         self._reason, self._usage = piece.reason or self._reason, piece.usage or self._usage
         self._chunks += piece.chunks
+        self._writer.count(piece.chunks)
         if self._stops:
             text = self._stops.feed(piece.text)
             self._say(self._relay.feed(text), self._spoken.feed(piece.logprobs, text))

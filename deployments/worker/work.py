@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from deployments.core import config
-from deployments.core.errors import NotFound, Overloaded
+from deployments.core.errors import NotFound, Overloaded, RateLimited
 from deployments.core.follow import Hub
+from deployments.core.gate import Gate
 from deployments.core.jobs import Job, LeaseLost
 from deployments.core.outbox import Outbox
 from deployments.core.store import Store
@@ -36,11 +37,12 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Means:
-    """What a handler works with: the database, and the response log."""
+    """What a handler works with: the database, the response log, and admission."""
 
     store: Store
     hub: Hub
     outbox: Outbox
+    gate: Gate
 
 
 class Handles(Protocol):
@@ -159,7 +161,7 @@ class Runner:
             await handler.lost(self._means, job)
             async with self._jobs.finishing(job, "cancelled"):
                 pass
-        except Overloaded as error:
+        except (Overloaded, RateLimited) as error:
             await self._jobs.release(job, error.retry_after_s or 1, counted=False)
         except Exception:
             _logger.exception("attempt %d at %s %s failed", job.attempt, job.kind, job.subject)

@@ -20,7 +20,7 @@ from deployments.core.types import Turn
 from deployments.gateway.responses import ResponseRequest
 from deployments.worker.work import Means
 from pipeline.respond import Respond
-from tests.fakes import database, tenant
+from tests.fakes import OpenGate, database, tenant
 from tests.house import Script
 
 
@@ -41,7 +41,7 @@ async def means(valkey: Redis, tmp_path: Path) -> AsyncIterator[Means]:
         hub = Hub(valkey, Settings().log)
         outbox = Outbox(valkey, Settings().log, local=hub)
         hub.start()
-        yield Means(store, hub, outbox)
+        yield Means(store, hub, outbox, OpenGate(store, Settings()))
         await hub.close()
         await outbox.close()
 

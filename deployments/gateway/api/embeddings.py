@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.core.errors import InvalidRequest, NoSuchModel, Unsupported
+from deployments.core.lease import Want
 from deployments.core.types import Vectors
 from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Asker, Parts
@@ -53,11 +54,15 @@ async def create(body: EmbeddingRequest, parts: Parts, caller: Asker) -> Respons
     if body.model != MODEL:
         raise NoSuchModel(f"the embedding model '{body.model}' does not exist; there is {MODEL}", param="model")
     texts = body.texts()
-    vectors = _cut(await parts.stages.embeds.embed(texts), body.dimensions)
-    data = [{"object": "embedding", "index": i, "embedding": _encoded(v, body.encoding_format)} for i, v in enumerate(vectors)]
     tokens = sum(len(text.encode()) // 4 + 1 for text in texts)
+    want = Want(MODEL, tokens, 0, 0, parts.settings.gateway.deadline_s, slot=False)
+    async with parts.gate.admit(caller, want) as lease:
+        vectors = _cut(await parts.stages.embeds.embed(texts), body.dimensions)
+    data = [{"object": "embedding", "index": i, "embedding": _encoded(v, body.encoding_format)} for i, v in enumerate(vectors)]
     answer = {"object": "list", "data": data, "model": MODEL, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
-    return Response(msgspec.json.encode(answer), media_type="application/json")
+    response = Response(msgspec.json.encode(answer), media_type="application/json")
+    response.raw_headers += lease.headers
+    return response
 
 
 def _cut(vectors: Vectors, dimensions: int | None) -> Vectors:

@@ -41,12 +41,14 @@ async def create(body: ResponseRequest, request: Request, parts: Parts, caller: 
         if body.stream:
             return Stream(parts, asked.turn, ResponseStream(asked.events()), keep)
         return Whole(parts, asked.turn, ResponseBody(asked.events()), keep)
-    await enqueue(parts, asked)
+    limits = await enqueue(parts, asked)
     if body.stream:
-        return Attached(parts, caller, asked.turn.id, ResponseStream(asked.events()))
+        return Attached(parts, caller, asked.turn.id, ResponseStream(asked.events()), limits)
     if not asked.plan.snapshot["background"]:
-        return AttachedBody(parts, caller, asked.turn.id, ResponseBody(asked.events()))
-    return _json(msgspec.json.encode(asked.plan.snapshot), poll=True)
+        return AttachedBody(parts, caller, asked.turn.id, ResponseBody(asked.events()), limits)
+    queued = _json(msgspec.json.encode(asked.plan.snapshot), poll=True)
+    queued.raw_headers += limits
+    return queued
 
 
 @router.post("/v1/responses/input_tokens", responses=gives(TokenCount))
