@@ -38,8 +38,6 @@ def answer(error: HeadraceError) -> Response:
         headers["retry-after-ms"] = str(max(1, round(error.retry_after_s * 1000)))
     if error.retry is not None:
         headers["x-should-retry"] = str(error.retry).lower()
-    if error.status == 413:
-        headers["connection"] = "close"  # what is still coming is not read
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     response = Response(msgspec.json.encode(body(error)), error.status, headers, "application/json")
@@ -82,7 +80,9 @@ async def on_http(request: Request, error: Exception) -> Response:
     if error.status_code in (404, 405):
         return answer(NoSuchUrl(f"{request.method} {request.url.path} is not implemented by headrace"))
     if error.status_code == 413:
-        return answer(TooLarge("the body is larger than it may be"))
+        refused = answer(TooLarge("the body is larger than it may be"))
+        refused.headers.update(error.headers or {})
+        return refused
     return answer(InvalidRequest(str(error.detail)))
 
 
