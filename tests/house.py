@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,12 +38,13 @@ from tests.fakes import SCOPES, FakeEmbeds, FakeRetrieves, database, until
 
 @dataclass
 class Script:
-    """A flow that says what it is told, and notes what it was asked and whether it was ended early."""
+    """A flow that says what it is told, or says the question again, and notes what it was asked and whether it was ended early."""
 
     pieces: list[str | Citation] = field(default_factory=lambda: ["Hello ", "world."])
     pause_s: float = 0.0
     hesitates_s: float = 0.0
     error: HeadraceError | None = None
+    echoes: bool = False
     turns: list[Turn] = field(default_factory=list)
     ended_early: int = 0
 
@@ -54,7 +55,7 @@ class Script:
             writer.open()
         try:
             async with run.slot:
-                await self._say(writer)
+                await self._say(writer, [turn.question] if self.echoes else self.pieces)
             await writer.drain()
             last = writer.failed(self.error) if self.error else writer.finished(Outcome(writer.next_seq, "stop", Usage(10, 2)))
             await run.keep((*writer.written, last))
@@ -64,10 +65,10 @@ class Script:
             self.ended_early += 1
             raise
 
-    async def _say(self, writer: Writer) -> None:
+    async def _say(self, writer: Writer, pieces: Sequence[str | Citation]) -> None:
         """What is left to say behind what was said."""
         said = sum(isinstance(delta, Text | Cited) for delta in writer.written)
-        for piece in self.pieces[said:]:
+        for piece in pieces[said:]:
             writer.text(piece) if isinstance(piece, str) else writer.cite(piece)
             if self.pause_s:
                 await writer.drain()

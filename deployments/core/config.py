@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -54,6 +54,11 @@ class Gateway(Section):
     deadline_s: float = Field(default=300, gt=0, description="Longest life of one answer.")
     keep_alive_s: float = Field(default=10, gt=0, description="Pause after which an idle stream gets an SSE comment.")
     send_timeout_s: float = Field(default=30, gt=0, description="How long one write may wait for a slow reader before the stream is cut.")
+    hosts: tuple[str, ...] = Field(default=(), description="Hosts a request may name; none: any. Needed against DNS rebinding only.")
+    origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/*\s]+$")], ...] = Field(
+        default=(), description="Origins, such as https://app.example, whose pages may call the API from a browser."
+    )
+    publish_openapi: bool = Field(default=False, description="Serve the OpenAPI document at /openapi.json, to anybody.")
     session_ttl_s: int = Field(default=12 * 3600, ge=60, description="Life of the browser session of the document page.")
     key_cache_s: float = Field(
         default=1.0, ge=0, le=1, description="How long a verified key is trusted without asking SQL; bounds how late a revocation is seen."

@@ -2,10 +2,12 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from functools import cache
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from deployments.core.config import Settings
 from deployments.core.errors import HeadraceError
 from deployments.gateway import envelope
 from deployments.gateway.api import (
@@ -24,8 +26,10 @@ from deployments.gateway.api import (
     vector_stores,
 )
 from deployments.gateway.context import App, Context
+from deployments.gateway.cors import Cors
 from deployments.gateway.idempotency import Idempotency
-from deployments.gateway.middleware import BodyBound
+from deployments.gateway.middleware import BodyBound, Hosts
+from deployments.gateway.openapi import REFUSED, TITLE, describe
 from deployments.gateway.receipt import Receipt
 from deployments.gateway.rules import rules
 
@@ -50,11 +54,9 @@ def build_app(context: Context) -> App:
         await context.outbox.close()
         await context.store.close()
 
-    app = App(title="headrace", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = routed(context.settings)
+    app.router.lifespan_context = lifespan
     app.context = context
-    for api in _APIS:
-        app.include_router(api.router)
-    app.include_router(files.router, max_body_size=context.settings.gateway.max_upload_bytes + files.FRAME_BYTES)
     rules(app.routes)
     app.add_exception_handler(HeadraceError, envelope.on_headrace_error)
     app.add_exception_handler(RequestValidationError, envelope.on_invalid)
@@ -64,4 +66,19 @@ def build_app(context: Context) -> App:
     limits = context.settings.gateway
     app.add_middleware(Idempotency, parts=context)
     app.add_middleware(BodyBound, max_body_bytes=limits.max_body_bytes, max_upload_bytes=limits.max_upload_bytes)
+    if limits.origins:
+        app.add_middleware(Cors, origins=limits.origins)
+    if limits.hosts:
+        app.add_middleware(Hosts, hosts=limits.hosts)
+    return app
+
+
+def routed(settings: Settings) -> App:
+    """The routes alone, which is all that the OpenAPI document tells of."""
+    url = "/openapi.json" if settings.gateway.publish_openapi else None
+    app = App(title=TITLE, docs_url=None, redoc_url=None, openapi_url=url, responses=REFUSED)
+    for api in _APIS:
+        app.include_router(api.router)
+    app.include_router(files.router, max_body_size=settings.gateway.max_upload_bytes + files.FRAME_BYTES)
+    app.openapi = cache(lambda: describe(app.routes))
     return app

@@ -72,7 +72,14 @@ def outliving(wish: object, param: str) -> bool:
     return wish == "continue"
 
 
-async def ask(parts: Context, caller: Principal, body: ResponseRequest, goes_on: bool = False, memory: Memory | None = None) -> Asked:
+async def ask(
+    parts: Context,
+    caller: Principal,
+    body: ResponseRequest,
+    goes_on: bool = False,
+    memory: Memory | None = None,
+    deadline_s: float | None = None,
+) -> Asked:
     """What is asked for, with everything it refers to; raises InvalidRequest, NotFound, Unsupported or ContextTooLong."""
     default = await parts.default_store(caller) if body.model != DIRECT or body.searches else None
     plan = body.plan(caller, parts.settings, parts.store.clock(), default)
@@ -83,7 +90,7 @@ async def ask(parts: Context, caller: Principal, body: ResponseRequest, goes_on:
     said = window(
         (*history, *messages([item.body for item in inputs])), parts.settings.gateway.max_input_tokens, plan.snapshot["truncation"]
     )
-    turn = msgspec.structs.replace(plan.turn, messages=(*plan.turn.messages, *said))
+    turn = msgspec.structs.replace(plan.turn, messages=(*plan.turn.messages, *said), deadline_s=deadline_s or plan.turn.deadline_s)
     return Asked(plan, turn, inputs, bool(plan.snapshot["background"]) or goes_on)
 
 

@@ -3,25 +3,26 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from deployments.core.config import Settings
-from deployments.core.errors import InvalidRequest, Unsupported
+from deployments.core.errors import ContextTooLong, InvalidRequest, Unsupported
 from deployments.core.ids import new_id
 from deployments.core.types import Message, Principal, Role, Sampling, Tool, Toolbox, ToolCall, Turn
-from deployments.gateway.wire import Part, Sampled, Words, known, refuse
-
-MAX_TOOLS = 128
-MAX_SCHEMA_BYTES = 64 << 10
+from deployments.gateway.responses import estimate
+from deployments.gateway.schemas import MAX_TOOLS, schema
+from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, MAX_PARTS, Part, Sampled, Text, Words, either, known, refuse
 
 _UNBUILT = ("functions", "function_call", "audio", "web_search_options", "logit_bias", "moderation", "store")
+_SAID = {"type": ["string", "array"]}
+_Choice = Literal["none", "auto", "required"]
 _Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 class TextPart(Part):
     """A part of a message; only text is understood."""
 
-    type: str
+    type: Annotated[Text, Field(json_schema_extra={"enum": ["text", "input_text", "refusal"]})]
     text: Words | None = None
     refusal: Words | None = None
 
@@ -49,8 +50,16 @@ class Call(Part):
 class ChatMessage(Part):
     """One message of the request."""
 
+    model_config = ConfigDict(
+        json_schema_extra=either(
+            {"role": {"enum": ["developer", "system", "user", "assistant"]}, "content": _SAID, "tool_calls": None, "tool_call_id": None},
+            {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1}, "tool_call_id": None},
+            {"role": {"const": "tool"}, "content": _SAID, "tool_calls": None, "tool_call_id": {"type": "string"}},
+        )
+    )
+
     role: Literal["developer", "system", "user", "assistant", "tool"]
-    content: Words | list[TextPart] | None = None
+    content: Words | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     tool_calls: list[Call] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_call_id: Annotated[Words, Field(max_length=256)] | None = None
 
@@ -63,8 +72,10 @@ class ChatMessage(Part):
         if (self.role == "tool") != (self.tool_call_id is not None):
             raise ValueError("a message of the role 'tool', and no other, has a tool_call_id")
         for part in self.content if isinstance(self.content, list) else ():
-            if part.type not in ("text", "input_text", "refusal") or part.words is None:
+            if part.type not in ("text", "input_text", "refusal"):
                 raise ValueError(f"content parts of type '{part.type}' are not supported; send text")
+            if part.words is None:
+                raise ValueError("a part has a text, or a refusal where it is one")
         return self
 
     def message(self) -> Message:
@@ -78,14 +89,14 @@ class ChatMessage(Part):
 class ResponseFormat(Part):
     """The shape of the answer."""
 
-    type: str
+    type: Annotated[Text, Field(json_schema_extra={"enum": ["text", "json_object"]})]
 
 
 class Function(Part):
     """A function that the model may ask for."""
 
     name: _Name
-    description: Words | None = None
+    description: Annotated[Words, Field(max_length=MAX_DESCRIPTION_CHARS)] | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
@@ -93,7 +104,7 @@ class Function(Part):
 class ToolSpec(Part):
     """A tool; only functions are understood."""
 
-    type: str
+    type: Annotated[Text, Field(json_schema_extra={"enum": ["function"]})]
     function: Function | None = None
 
 
@@ -128,7 +139,7 @@ class ToolChoice(Part):
 class ChatRequest(Sampled):
     """POST /v1/chat/completions. Unknown fields are ignored, fields that would change the meaning are refused."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_LISTED, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -136,14 +147,14 @@ class ChatRequest(Sampled):
     tools: list[ToolSpec] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    modalities: list[Words] | None = Field(None, max_length=8)
+    modalities: list[Annotated[Text, Field(json_schema_extra={"enum": ["text"]})]] | None = Field(None, max_length=8)
 
-    @field_validator("tool_choice", mode="before")
+    @field_validator("tool_choice", mode="before", json_schema_input_type=ToolChoice | _Choice | None)
     @classmethod
     def _short_choice(cls, value: object) -> object:
         return {"type": value} if isinstance(value, str) else value
 
-    def turns(self, caller: Principal, settings: Settings, now: float, store_id: str | None) -> list[Turn]:
+    def turns(self, caller: Principal, settings: Settings, now: float, store_id: str | None, deadline_s: float) -> list[Turn]:
         """What is asked for, as often as it is asked for (`n`), to be answered from that store.
 
         Raises InvalidRequest, Unsupported or NoSuchModel.
@@ -151,7 +162,6 @@ class ChatRequest(Sampled):
         self._check(caller, settings)
         name, sampling, toolbox = new_id("chatcmpl-"), self._sampling(), self._toolbox()
         messages = tuple(message.message() for message in self.messages)
-        deadline_s = settings.gateway.deadline_s
         first = Turn(name, caller, self.model, messages, sampling, int(now), deadline_s, store_id, toolbox)
         return [first, *(_again(first, number) for number in range(1, self.n or 1))]
 
@@ -159,6 +169,9 @@ class ChatRequest(Sampled):
         limits = settings.gateway
         refuse(self.model_extra or {}, _UNBUILT)
         known(self.model, caller)
+        said = estimate([message.message() for message in self.messages])
+        if said > limits.max_input_tokens:
+            raise ContextTooLong(f"the messages are longer than {limits.max_input_tokens} tokens", param="messages")
         if len(self.messages) > limits.max_messages:
             raise InvalidRequest(f"at most {limits.max_messages} messages", param="messages", code="too_many_messages")
         if (self.n or 1) > limits.max_choices:
@@ -167,8 +180,6 @@ class ChatRequest(Sampled):
         if asked and asked > limits.max_tokens:
             name = "max_completion_tokens" if self.max_completion_tokens else "max_tokens"
             raise InvalidRequest(f"at most {limits.max_tokens} tokens", param=name, code="invalid_value")
-        if any(not text or len(text) > 256 for text in self.stop or ()):
-            raise InvalidRequest("a stop text has 1 to 256 characters", param="stop", code="invalid_value")
         if set(self.modalities or ()) - {"text"}:
             raise Unsupported("answers are text", param="modalities", code="unsupported_value")
         if self.top_logprobs is not None and not self.logprobs:
@@ -209,13 +220,7 @@ def _tool(tool: ToolSpec, place: int) -> Tool:
     if tool.type != "function" or tool.function is None:
         raise Unsupported("only tools of type 'function' are supported", param=f"tools[{place}].type", code="unsupported_value")
     function, param = tool.function, f"tools[{place}].function.parameters"
-    try:
-        parameters = None if function.parameters is None else msgspec.json.encode(function.parameters)
-    except (ValueError, RecursionError):  # half of a surrogate pair, or deeper than any schema
-        raise InvalidRequest("the schema is no JSON that can be passed on", param=param, code="invalid_value") from None
-    if parameters and len(parameters) > MAX_SCHEMA_BYTES:
-        raise InvalidRequest(f"a schema has at most {MAX_SCHEMA_BYTES} bytes", param=param, code="invalid_value")
-    return Tool(function.name, function.description, parameters, function.strict)
+    return Tool(function.name, function.description, schema(function.parameters, param), function.strict)
 
 
 def _chosen(choice: ToolChoice, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], str]:

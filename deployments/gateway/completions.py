@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from pydantic import Field
 
 from deployments.core.config import Settings
 from deployments.core.errors import HeadraceError, InvalidRequest, Unsupported
 from deployments.core.ids import new_id
 from deployments.core.types import Cancelled, Delta, Failed, Finished, Message, Principal, Sampling, Text, Turn, Usage
 from deployments.gateway import envelope
-from deployments.gateway.wire import FINGERPRINT, MAX_EVENT_CHARS, Sampled, Words, known, refuse, usage
+from deployments.gateway.wire import FINGERPRINT, MAX_EVENT_CHARS, Sampled, SomeWords, Texts, known, refuse, usage
 
 _UNBUILT = ("logit_bias", "logprobs", "suffix")
 _encode = msgspec.json.encode
@@ -19,16 +20,16 @@ _encode = msgspec.json.encode
 class CompletionRequest(Sampled):
     """POST /v1/completions: a prompt without roles, which is asked as a user would."""
 
-    prompt: Words | list[Words] | list[int] | list[list[int]]
+    prompt: SomeWords | Texts
     echo: bool | None = None
-    best_of: int | None = None
+    best_of: int | None = Field(None, ge=1)
 
-    def turns(self, caller: Principal, settings: Settings, now: float, store_id: str | None) -> list[Turn]:
+    def turns(self, caller: Principal, settings: Settings, now: float, store_id: str | None, deadline_s: float) -> list[Turn]:
         """The turns of each prompt, `n` for each; raises InvalidRequest, Unsupported or NoSuchModel."""
         self._check(caller, settings)
         prompts, sampling, first = self._prompts(settings.gateway.max_choices), self._sampling(), new_id("cmpl-")
         names = [f"{first}-{place}" if place else first for place in range(len(prompts))]
-        made = int(now), settings.gateway.deadline_s, store_id
+        made = int(now), deadline_s, store_id
         return [
             Turn(name, caller, self.model, (Message("user", prompt),), _seeded(sampling, place % (self.n or 1)), *made)
             for place, (name, prompt) in enumerate(zip(names, prompts, strict=True))
@@ -53,8 +54,6 @@ class CompletionRequest(Sampled):
             raise Unsupported("only best_of=1 is supported", param="best_of", code="unsupported_value")
         if self.max_tokens and self.max_tokens > settings.gateway.max_tokens:
             raise InvalidRequest(f"at most {settings.gateway.max_tokens} tokens", param="max_tokens", code="invalid_value")
-        if any(not text or len(text) > 256 for text in self.stop or ()):
-            raise InvalidRequest("a stop text has 1 to 256 characters", param="stop", code="invalid_value")
 
     def _sampling(self) -> Sampling:
         penalties = self.frequency_penalty, self.presence_penalty

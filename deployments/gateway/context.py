@@ -3,13 +3,14 @@
 import time
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Annotated, Protocol, cast
+from typing import Annotated, Protocol, cast, get_args
 
 from fastapi import Depends, FastAPI, Query, Request, WebSocket
+from fastapi.dependencies.models import Dependant
 from starlette.requests import HTTPConnection
 
 from deployments.core.config import Settings
-from deployments.core.errors import Forbidden, TenantSuspended, Unauthenticated
+from deployments.core.errors import Forbidden, InvalidRequest, TenantSuspended, Unauthenticated
 from deployments.core.follow import Hub
 from deployments.core.gate import Gate
 from deployments.core.keys import Keys
@@ -24,6 +25,9 @@ from deployments.core.types import Principal
 from deployments.gateway.watch import Watch
 
 SESSION_COOKIE = "headrace_session"
+_CALLER = "headrace.caller"
+DEADLINE_HEADER = "x-headrace-deadline-ms"
+_HINT = "x-stainless-read-timeout"
 
 
 class Pings(Protocol):
@@ -94,7 +98,12 @@ async def _context(request: Request) -> Context:  # async, as FastAPI runs what 
 
 
 async def _caller(request: Request) -> Principal:
-    return await caller_of(request)
+    return request.scope.get(_CALLER) or await caller_of(request)
+
+
+async def meet(request: Request) -> None:
+    """Get to know the caller before anything of the body is read; raises Unauthenticated."""
+    request.scope[_CALLER] = await caller_of(request)
 
 
 async def caller_of(connection: HTTPConnection) -> Principal:
@@ -155,7 +164,25 @@ def holding(parts: Context, caller: Principal, name: str) -> Principal:
 
 
 Parts = Annotated[Context, Depends(_context)]
+
+
+async def _deadline_s(request: Request) -> float:
+    """How long an answer may take: what the caller gives it or will wait for, as OpenAI's clients tell, and never more than configured.
+
+    The hint is in seconds, and ignored where it makes no sense. Raises InvalidRequest.
+    """
+    longest_s = cast(App, request.app).context.settings.gateway.deadline_s
+    own, hint = request.headers.get(DEADLINE_HEADER), request.headers.get(_HINT, "")
+    if own is not None:
+        if not (own.isascii() and own.isdecimal() and 0 < len(own) < 10 and int(own)):
+            raise InvalidRequest(f"{DEADLINE_HEADER} is a number of milliseconds", param=DEADLINE_HEADER, code="invalid_value")
+        longest_s = min(longest_s, int(own) / 1000)
+    return min(longest_s, float(hint)) if hint.isascii() and hint.isdecimal() and float(hint) else longest_s
+
+
 Caller = Annotated[Principal, Depends(_caller)]
+Deadline = Annotated[float, Depends(_deadline_s)]
+"""Seconds that an answer may take."""
 Asker = Annotated[Principal, scope("chat")]
 Reader = Annotated[Principal, scope("files:read")]
 Writes = Annotated[Principal, scope("files:write")]
@@ -165,3 +192,8 @@ Admin = Annotated[Principal, scope("admin")]
 AfterItem = Annotated[str, Query(max_length=80)]
 PageSize = Annotated[int, Query(ge=1, le=100)]
 """Where a page of items begins, and how many it may hold."""
+
+
+def asks(dependant: Dependant, whom: object) -> bool:
+    """Whether a route depends on what an annotation such as `Caller` stands for, at any remove."""
+    return dependant.call is get_args(whom)[1].dependency or any(asks(one, whom) for one in dependant.dependencies)

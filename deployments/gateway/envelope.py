@@ -1,6 +1,7 @@
 """Every error that leaves the gateway has the shape of OpenAI's; this is the one place that makes it."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -55,8 +56,14 @@ async def on_invalid(request: Request, error: Exception) -> Response:
     """A body or parameter of the wrong shape: 400, naming the first field that is wrong."""
     if not isinstance(error, RequestValidationError):
         raise error
-    first = error.errors()[0]
-    return answer(invalid(first["type"], first["loc"][1:], first["msg"]))
+    first = _telling(error.errors())
+    why = first["ctx"]["error"] if first["type"] == "json_invalid" else first["msg"]
+    return answer(invalid(first["type"], first["loc"][1:], why))
+
+
+def _telling(errors: Sequence[Any]) -> Mapping[str, Any]:
+    """The first error that says something: not that a list, which may stand there, is no text, which may stand there, too."""
+    return next((error for error in errors if error["type"] != "string_type" or not isinstance(error["input"], list)), errors[0])
 
 
 def invalid(kind: str, location: tuple[int | str, ...], message: str) -> InvalidRequest:
@@ -73,7 +80,9 @@ async def on_http(request: Request, error: Exception) -> Response:
     if error.status_code in (404, 405):
         return answer(NoSuchUrl(f"{request.method} {request.url.path} is not implemented by headrace"))
     if error.status_code == 413:
-        return answer(TooLarge("the body is larger than it may be"))
+        refused = answer(TooLarge("the body is larger than it may be"))
+        refused.headers.update(error.headers or {})
+        return refused
     if error.status_code == 408:
         return answer(Late("the body took too long to arrive"))
     return answer(InvalidRequest(str(error.detail)))

@@ -1,14 +1,16 @@
 """Input and output items of the Responses API, and the messages they mean."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from pydantic import WithJsonSchema
 
 from deployments.core.errors import InvalidRequest, Unsupported
 from deployments.core.ids import new_id
 from deployments.core.responses import Item
 from deployments.core.types import Message, Role, ToolCall
+from deployments.gateway.wire import MAX_PARTS
 
 _TEXTS = ("input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text")
 _PREFIXES = {
@@ -19,8 +21,41 @@ _PREFIXES = {
     "reasoning": "rs_",
     "item_reference": "ref_",
 }
+MAX_ID_CHARS = 256
+"""The id of a call, or the name of its function."""
+
 MAX_DEPTH = 64
 """How deep values may nest that are passed on as they are: each is encoded and decoded several times, at the depth of whatever stack."""
+
+
+def _item(kind: str, **fields: dict[str, Any]) -> dict[str, Any]:
+    properties = {"type": {"const": kind}} | fields
+    return {"type": "object", "properties": properties, "required": [*fields] if kind == "message" else [*properties]}
+
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_PARTS = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "object", "properties": {"type": {"const": "input_text"}, "text": _TEXT}, "required": ["type", "text"]},
+}
+_WORDS: dict[str, Any] = {"anyOf": [_TEXT, _PARTS]}
+RawItem = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _item("message", role={"enum": ["user", "assistant", "system", "developer"]}, content=_WORDS),
+                _item("function_call", call_id=_TEXT, name=_TEXT, arguments=_TEXT),
+                _item("function_call_output", call_id=_TEXT, output=_WORDS),
+                _item("item_reference", id=_TEXT),
+                _item("reasoning", summary={"type": "array", "items": {"type": "object"}}),
+                _item("file_search_call", queries={"type": "array", "items": _TEXT}),
+            ]
+        }
+    ),
+]
+"""An item as it is sent; `normalised` reads it."""
 
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 
@@ -63,7 +98,7 @@ def _message(item: Mapping[str, Any], place: str) -> dict[str, Any]:
         return {"role": role, "status": "completed", "content": [_part({"type": kind, "text": content}, kind, f"{place}.content")]}
     if not isinstance(content, list) or not content:
         raise InvalidRequest("content is text or a list of parts", param=f"{place}.content", code="invalid_value")
-    parts = [_part(part, kind, f"{place}.content[{number}]") for number, part in enumerate(content)]
+    parts = [_part(part, kind, f"{place}.content[{number}]") for number, part in enumerate(_few(content, f"{place}.content"))]
     return {"role": role, "status": "completed", "content": parts}
 
 
@@ -76,33 +111,36 @@ def _part(part: object, kind: str, place: str) -> dict[str, Any]:
         return {"type": "refusal", "refusal": _text(part, "refusal", place)}
     made: dict[str, Any] = {"type": kind, "text": _text(part, "text", place)}
     if kind == "output_text":
-        made |= {"annotations": _those(part, "annotations", dict), "logprobs": []}
+        made |= {"annotations": _those(part, "annotations", dict, place), "logprobs": []}
     return made
 
 
 def _call(item: Mapping[str, Any], place: str) -> dict[str, Any]:
-    fields = {name: _text(item, name, place) for name in ("call_id", "name", "arguments")}
+    fields = {"call_id": _text(item, "call_id", place, MAX_ID_CHARS), "name": _text(item, "name", place, MAX_ID_CHARS)}
+    fields["arguments"] = _text(item, "arguments", place)
     return fields | {"status": "completed"}
 
 
 def _output(item: Mapping[str, Any], place: str) -> dict[str, Any]:
     output = item.get("output")
     if isinstance(output, list):
-        parts = [_part(part, "input_text", f"{place}.output[{number}]") for number, part in enumerate(output)]
-        return {"call_id": _text(item, "call_id", place), "output": parts, "status": "completed"}
-    return {"call_id": _text(item, "call_id", place), "output": _text(item, "output", place), "status": "completed"}
+        parts = [_part(part, "input_text", f"{place}.output[{number}]") for number, part in enumerate(_few(output, f"{place}.output"))]
+        return {"call_id": _text(item, "call_id", place, MAX_ID_CHARS), "output": parts, "status": "completed"}
+    return {"call_id": _text(item, "call_id", place, MAX_ID_CHARS), "output": _text(item, "output", place), "status": "completed"}
 
 
 def _search(item: Mapping[str, Any], place: str) -> dict[str, Any]:
-    return {"status": "completed", "queries": _those(item, "queries", str), "results": None}
+    return {"status": "completed", "queries": _those(item, "queries", str, place), "results": None}
 
 
 def _reasoning(item: Mapping[str, Any], place: str) -> dict[str, Any]:
-    return {"summary": _those(item, "summary", dict)}
+    return {"summary": _those(item, "summary", dict, place)}
 
 
 def _reference(item: Mapping[str, Any], place: str) -> dict[str, Any]:
-    return {"names": _text(item, "id", place)}
+    if not (name := _text(item, "id", place, MAX_ID_CHARS)):
+        raise InvalidRequest(f"{place}.id names an item", param=f"{place}.id", code="invalid_value")
+    return {"names": name}
 
 
 _SHAPES = {
@@ -115,16 +153,25 @@ _SHAPES = {
 }
 
 
-def _those(item: Mapping[str, Any], name: str, kind: type) -> list[Any]:
+def _those(item: Mapping[str, Any], name: str, kind: type, place: str) -> list[Any]:
     """The elements of a list that are of the kind they should be; clients read nothing else there."""
     value = item.get(name)
-    return [one for one in value if isinstance(one, kind)] if isinstance(value, list) else []
+    return [one for one in _few(value, f"{place}.{name}") if isinstance(one, kind)] if isinstance(value, list) else []
 
 
-def _text(item: Mapping[str, Any], name: str, place: str) -> str:
+def _few(values: list[Any], place: str) -> list[Any]:
+    """A list that is not too long; raises InvalidRequest."""
+    if len(values) > MAX_PARTS:
+        raise InvalidRequest(f"{place} has at most {MAX_PARTS} elements", param=place, code="invalid_value")
+    return values
+
+
+def _text(item: Mapping[str, Any], name: str, place: str, most_chars: int | None = None) -> str:
     value = item.get(name)
     if not isinstance(value, str):
         raise InvalidRequest(f"{place}.{name}: text is required", param=f"{place}.{name}", code="missing_required_parameter")
+    if most_chars is not None and len(value) > most_chars:
+        raise InvalidRequest(f"{place}.{name} has at most {most_chars} characters", param=f"{place}.{name}", code="invalid_value")
     try:
         value.encode()
     except UnicodeEncodeError:

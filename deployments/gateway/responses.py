@@ -12,8 +12,9 @@ from deployments.core.estimate import CHARS_PER_TOKEN
 from deployments.core.ids import new_id
 from deployments.core.responses import Item
 from deployments.core.types import DIRECT, Message, Principal, Sampling, Search, Tool, Toolbox, Turn
-from deployments.gateway.items import encoded, normalised, reference
-from deployments.gateway.wire import Part, Words, known, refuse
+from deployments.gateway.items import RawItem, encoded, normalised, reference
+from deployments.gateway.schemas import MAX_TOOLS, schema
+from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, Labels, ModelName, Part, Text, Words, either, known, refuse
 
 INCLUDES = (
     "file_search_call.results",
@@ -25,9 +26,7 @@ INCLUDES = (
     "computer_call_output.output.image_url",
     "code_interpreter_call.outputs",
 )
-MAX_TOOLS = 128
-MAX_SCHEMA_BYTES = 64 << 10
-
+Name = Annotated[str, Field(min_length=1, max_length=64)]
 _UNBUILT = ("context_management", "moderation", "image", "access_programs", "prompt", "logit_bias")
 _MAX_ECHO_BYTES = 512
 
@@ -37,18 +36,18 @@ class Ranking(Part):
 
     ranker: Literal["auto", "default-2024-11-15"] | None = None
     score_threshold: float | None = Field(default=None, ge=0, le=1)
-    hybrid_search: dict[str, Any] | None = None
+    hybrid_search: Annotated[dict[str, Any], Field(json_schema_extra={"maxProperties": 0})] | None = None
 
 
 class ToolSpec(Part):
     """A tool: a function of the caller's, or `file_search`."""
 
-    type: str = Field(max_length=64)
+    type: str = Field(max_length=64, json_schema_extra={"enum": ["function", "file_search"]})
     name: str | None = Field(None, pattern=r"^[a-zA-Z0-9_-]{1,64}$")
-    description: Words | None = None
+    description: Annotated[Words, Field(max_length=MAX_DESCRIPTION_CHARS)] | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-    vector_store_ids: list[str] | None = Field(None, max_length=16)
+    vector_store_ids: list[Name] | None = Field(None, max_length=16)
     filters: dict[str, Any] | None = None
     max_num_results: int | None = Field(None, ge=1, le=50)
     ranking_options: Ranking | None = None
@@ -57,7 +56,7 @@ class ToolSpec(Part):
 class Format(Part):
     """The shape of the answer."""
 
-    type: str = "text"
+    type: Annotated[Text, Field(json_schema_extra={"enum": ["text", "json_object"]})] = "text"
 
 
 class TextSpec(Part):
@@ -70,14 +69,13 @@ class TextSpec(Part):
 class Background(Part):
     """How soon a background response is wanted."""
 
-    completion_window: str = "soonest"
+    completion_window: Annotated[Text, Field(json_schema_extra={"enum": ["soonest"]})] = "soonest"
 
 
 def _named(value: object) -> object:
     return value.get("id", "") if isinstance(value, dict) else value
 
 
-Name = Annotated[str, Field(min_length=1, max_length=64)]
 Hint = Annotated[Words, Field(max_length=_MAX_ECHO_BYTES)]
 """What a caller may send, and gets back, without a meaning here."""
 
@@ -85,18 +83,26 @@ Hint = Annotated[Words, Field(max_length=_MAX_ECHO_BYTES)]
 class ResponseRequest(BaseModel):
     """POST /v1/responses. Unknown fields are ignored, fields that would change the meaning are refused."""
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="allow",
+        allow_inf_nan=False,
+        json_schema_extra=either(
+            {"previous_response_id": {"type": "string"}, "conversation": None},
+            {"conversation": {"type": ["string", "object"]}, "previous_response_id": None},
+            {"input": {"type": ["string", "array"], "minItems": 1}, "previous_response_id": None, "conversation": None},
+        ),
+    )
 
-    model: str = Field(max_length=256)
-    input: Words | list[dict[str, Any]] | None = None
+    model: ModelName
+    input: Words | Annotated[list[RawItem], Field(max_length=MAX_LISTED, fail_fast=True)] | None = None
     instructions: Words | None = None
     previous_response_id: Name | None = None
-    conversation: Annotated[Name | None, BeforeValidator(_named)] = None
-    include: list[str] | None = Field(None, max_length=16)
+    conversation: Annotated[Name | None, BeforeValidator(_named, Name | dict[Literal["id"], Name] | None)] = None
+    include: list[Annotated[Text, Field(json_schema_extra={"enum": list(INCLUDES)})]] | None = Field(None, max_length=16)
     tools: list[ToolSpec] | None = Field(None, max_length=MAX_TOOLS)
-    tool_choice: Words | dict[str, Any] | None = None
+    tool_choice: Text | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    max_tool_calls: int | None = Field(None, ge=1)
+    max_tool_calls: int | None = Field(None, ge=1, le=1 << 20)
     max_output_tokens: int | None = Field(None, ge=1)
     text: TextSpec | None = None
     temperature: float | None = Field(None, ge=0, le=2)
@@ -105,7 +111,7 @@ class ResponseRequest(BaseModel):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     truncation: Literal["auto", "disabled"] | None = None
-    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[Words, Field(max_length=512)]] | None = Field(None, max_length=16)
+    metadata: Labels | None = None
     store: bool | None = None
     background: bool | None = None
     background_options: Background | None = None
@@ -172,9 +178,7 @@ class ResponseRequest(BaseModel):
                 raise Unsupported(f"tools of type '{tool.type}' are not supported", param=f"tools[{place}].type", code="unsupported_value")
             if tool.type == "function" and not tool.name:
                 raise InvalidRequest("a function has a name", param=f"tools[{place}].name", code="missing_required_parameter")
-            if len(encoded(tool.parameters, f"tools[{place}].parameters")) > MAX_SCHEMA_BYTES:
-                message = f"a schema has at most {MAX_SCHEMA_BYTES} bytes"
-                raise InvalidRequest(message, param=f"tools[{place}].parameters", code="invalid_value")
+            schema(tool.parameters, f"tools[{place}].parameters")
             if tool.type == "file_search":
                 if asked:
                     raise Unsupported("one file_search is supported", param=f"tools[{place}]", code="unsupported_value")

@@ -6,12 +6,12 @@ from typing import Any
 
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from deployments.gateway.context import Holding
 
 PUBLIC = "public"
-PUBLIC_ROUTES = {("GET", "/health"), ("GET", "/health/ready")}
+PUBLIC_ROUTES = {("GET", "/health"), ("GET", "/health/ready"), ("GET", "/openapi.json")}
 """Answered to anybody."""
 
 SELF_GUARDED = {
@@ -55,6 +55,8 @@ def _rules(route: BaseRoute) -> Iterator[Rule]:
     elif isinstance(route, APIRoute):
         for method in sorted(route.methods or ()):
             yield _rule(method, route.path, set(_scopes(route.dependant)))
+    elif isinstance(route, Route) and ("GET", route.path) in PUBLIC_ROUTES:
+        yield _rule("GET", route.path, set())
     else:
         raise Unguarded(f"{route!r} is no route that a rule can be read from")
 

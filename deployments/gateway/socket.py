@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import re
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from deployments.core.types import Principal
 from deployments.gateway import envelope
 from deployments.gateway.asking import Asked, Memory, ask, enqueue, keeper, outliving, prewarm
 from deployments.gateway.attached import attached, deltas
+from deployments.gateway.bodies import parse
 from deployments.gateway.caching import reusing
 from deployments.gateway.context import Context
 from deployments.gateway.events import Event, ResponseEvents, encoder, error_event
@@ -130,7 +132,7 @@ class Socket:
             self._begin(frame, text)
         except msgspec.ValidationError as error:
             await self._refuse(InvalidRequest(str(error), code="invalid_value"), lane)
-        except (msgspec.DecodeError, UnicodeEncodeError):
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
             await self._refuse(InvalidRequest("the frame is not JSON", code="invalid_json"), lane)
         except HeadraceError as error:
             await self._refuse(error, lane)
@@ -255,7 +257,9 @@ def _size(message: Mapping[str, Any]) -> int:
 def _request(text: str) -> ResponseRequest:
     """The request of a `response.create` frame; raises InvalidRequest naming what is wrong."""
     try:
-        return ResponseRequest.model_validate_json(text)
+        return ResponseRequest.model_validate(parse(text))
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(error.msg, code="invalid_json") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise envelope.invalid(first["type"], first["loc"], first["msg"]) from None

@@ -3,15 +3,28 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from deployments.core.errors import NoSuchModel, Unsupported
+from deployments.core.errors import InvalidRequest, NoSuchModel, Unsupported
 from deployments.core.types import MODELS, Principal, Usage
 
 FINGERPRINT = "fp_headrace_1"
 
 MAX_EVENT_CHARS = 8000
 """Text of one event: readers built on aiohttp die on lines over 64 KiB, and a character may take six bytes of JSON."""
+
+MAX_LABELS = 16
+MAX_STRANGERS = 64
+"""Fields of a request that nobody knows."""
+
+MAX_LISTED = 2048
+"""Messages, items or texts of one request, whatever is configured: each that is wrong costs an error of its own."""
+
+MAX_PARTS = 256
+"""Parts of one message."""
+
+MAX_DESCRIPTION_CHARS = 4096
+MAX_STOP_CHARS = 256
 
 DENIED = ("chat_template", "trust_remote_code", "grammar", "chat_parser", "id_slot", "slot_save_path")
 """Fields by which a request would steer the model server itself."""
@@ -24,7 +37,29 @@ def _utf8(text: str) -> str:
     return text
 
 
+def _all_utf8(values: list[Any]) -> list[Any]:
+    for value in values:
+        if isinstance(value, str):
+            _utf8(value)
+    return values
+
+
+def _few(value: object) -> object:
+    if isinstance(value, dict) and len(value) > MAX_LABELS:
+        raise ValueError(f"at most {MAX_LABELS} pairs")
+    return value
+
+
 Words = Annotated[str, AfterValidator(_utf8)]
+SomeWords = Annotated[Words, Field(json_schema_extra={"minLength": 1})]
+_SOME: dict[str, Any] = {"type": "string", "minLength": 1}
+ModelName = Annotated[Words, Field(max_length=256, json_schema_extra={"enum": list(MODELS)})]
+Text = Annotated[Words, Field(max_length=512)]
+Texts = Annotated[list[Any], Field(max_length=MAX_LISTED, json_schema_extra={"items": _SOME, "minItems": 1}), AfterValidator(_all_utf8)]
+"""Texts, and whatever else a list may hold: it is refused at its first element, not with an error for each."""
+
+Labels = Annotated[dict[Annotated[Words, Field(max_length=64)], Text], BeforeValidator(_few), Field(max_length=MAX_LABELS)]
+"""Metadata; too many pairs are refused before each is looked at."""
 
 
 class Part(BaseModel):
@@ -44,7 +79,7 @@ class Sampled(BaseModel):
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    model: str = Field(max_length=256)
+    model: ModelName
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
@@ -55,15 +90,38 @@ class Sampled(BaseModel):
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: list[Words] | None = Field(None, max_length=4)
     n: int | None = Field(None, ge=1)
+    metadata: Labels | None = None
 
-    @field_validator("stop", mode="before")
+    @field_validator("stop", mode="before", json_schema_input_type=list[str] | str | None)
     @classmethod
     def _one_stop(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
+    @field_validator("stop")
+    @classmethod
+    def _short_stops(cls, texts: list[str] | None) -> list[str] | None:
+        if any(not 0 < len(text) <= MAX_STOP_CHARS for text in texts or ()):
+            raise ValueError(f"a stop text has 1 to {MAX_STOP_CHARS} characters")
+        return texts
+
+
+def either(*cases: dict[str, Any]) -> dict[str, Any]:
+    """For the document: an object is as one of these cases. A field is of that kind and required, or with None not to be there."""
+    return {
+        "anyOf": [
+            {
+                "properties": {name: {"type": "null"} if kind is None else kind for name, kind in case.items()},
+                "required": [name for name, kind in case.items() if kind is not None],
+            }
+            for case in cases
+        ]
+    }
+
 
 def refuse(extra: Mapping[str, Any], unbuilt: tuple[str, ...]) -> None:
     """Raises Unsupported for a field that may not be set, or that would change the meaning and is not built."""
+    if len(extra) > MAX_STRANGERS:
+        raise InvalidRequest(f"more than {MAX_STRANGERS} fields that headrace does not know", code="invalid_value")
     for name in extra:
         if name.startswith(DENIED):
             raise Unsupported(f"'{name}' can't be set by a request", param=name)

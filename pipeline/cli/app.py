@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import ask, audit, doctor, ingest, keys, reload, serve, stop, tenants
+from pipeline.cli import ask, audit, doctor, ingest, keys, openapi, reload, serve, stop, tenants
 
 app = typer.Typer(
     name="headrace",
@@ -17,6 +17,7 @@ app.command("reload")(reload.reload)
 app.command("ingest")(ingest.ingest)
 app.command("ask")(ask.ask)
 app.command("doctor")(doctor.doctor)
+app.command("openapi")(openapi.openapi)
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")

@@ -1,9 +1,15 @@
 """A6: a request can't choose a template, a grammar, a URL, a repository or a file."""
 
 import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from deployments.core.config import Settings
+from tests.fakes import Desk, database
 from tests.house import House
 
 FIELDS = ("chat_template", "chat_template_kwargs", "trust_remote_code", "grammar", "chat_parser", "id_slot", "slot_save_path")
@@ -37,3 +43,57 @@ async def test_only_our_own_model_names_are_models(house: House) -> None:
             response = await http.post("/v1/chat/completions", json=BODY | {"model": model})
             assert response.status_code in (400, 404), model
     assert not house.flow.turns
+
+
+URLS = ("http://127.0.0.1:1/x", "file:///etc/passwd", "hf://org/model", "../../etc/passwd", "data:text/html,x", "gopher://127.0.0.1:1/")
+WATCHED = {"open", "socket.connect", "socket.getaddrinfo", "socket.bind", "subprocess.Popen", "os.system", "import"}
+
+
+def listen() -> list[list[str]]:
+    """Install an audit hook, which can't be taken out again; what it notes goes to the last of the lists it returns."""
+    notes: list[list[str]] = []
+
+    def note(event: str, args: tuple[object, ...]) -> None:
+        if notes and event in WATCHED:
+            notes[-1].append(f"{event} {args[:2]}")
+
+    sys.addaudithook(note)
+    return notes
+
+
+def bodies() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Requests that name what they may not choose, wherever a request can hold it."""
+    for field, value in itertools.product(FIELDS, (*VALUES, *URLS)):
+        yield "/v1/chat/completions", BODY | {field: value}
+        yield "/v1/responses", {"model": "headrace-direct", "input": "Hi", field: value}
+    for model in (*MODELS, *URLS):
+        yield "/v1/chat/completions", BODY | {"model": model}
+        yield "/v1/completions", {"model": model, "prompt": "Hi"}
+        yield "/v1/embeddings", {"model": model, "input": "Hi"}
+    for url in URLS:
+        image = {"type": "image_url", "image_url": {"url": url}}
+        yield "/v1/chat/completions", BODY | {"messages": [{"role": "user", "content": [image]}]}
+        schema = {"type": "function", "function": {"name": "f", "parameters": {"$ref": url}}}
+        yield "/v1/chat/completions", BODY | {"tools": [schema]}
+        item = {"role": "user", "content": [{"type": "input_file", "file_url": url}]}
+        yield "/v1/responses", {"model": "headrace-direct", "input": [item]}
+        yield "/v1/responses", {"model": "headrace-direct", "input": "Hi", "prompt": {"id": url}}
+
+
+async def test_nothing_is_opened_for_what_a_request_names(tmp_path: Path, cases: Callable[[int], None]) -> None:
+    asked = list(bodies())
+    assert len(asked) >= 200
+    cases(len(asked))
+    async with database(tmp_path) as store:
+        desk = Desk(store, Settings(data_dir=tmp_path))
+        async with desk.http(await desk.key("acme")) as http:
+            for path, body in asked:  # once before, as Python opens files when it imports
+                assert (await http.post(path, json=body)).status_code in (400, 404), body
+            notes = listen()
+            for path, body in asked:
+                notes.append([])
+                await http.post(path, json=body)
+                assert notes.pop() == [], (path, body)
+            notes.append([])
+            (tmp_path / "noticed").write_text("")
+            assert len(notes.pop()) == 1

@@ -1,5 +1,8 @@
 """B1: nothing in a header reaches SQL as code."""
 
+import itertools
+from collections.abc import Callable
+
 from sqlalchemy import func, select
 
 from deployments.core.tables import Base
@@ -43,4 +46,37 @@ async def test_hostile_ids_and_cursors_find_nothing_and_change_nothing(house: Ho
             for path in ("/v1/files/x", "/v1/vector_stores/x", "/v1/vector_stores/x/files"):
                 response = await http.get(path, params={"after": payload, "limit": payload})
                 assert response.status_code in (400, 404), (path, payload)
+    assert await rows(house) == before
+
+
+QUOTES = ("'", '"', "`", "\\'", "%27", "';", "')", "\\x27", "\u2019", "''")
+TAILS = (
+    " OR 1=1 --", " OR 'a'='a", "; DROP TABLE api_keys; --", "; DELETE FROM tenants; --", " UNION SELECT * FROM api_keys --",
+    "; UPDATE api_keys SET revoked=0; --", " AND SLEEP(5) --", "; SELECT pg_sleep(5); --", "||(SELECT digest FROM api_keys)||", "/*", "\\",
+    " OR revoked IS NOT NULL --", "; ATTACH DATABASE '/tmp/x' AS x; --", "%' OR prefix LIKE '%", " LIMIT 1 OFFSET 1 --",
+    "; VACUUM INTO '/tmp/y'; --", " OR tenant_id <> ''", "; COPY tenants TO '/tmp/z'; --", "$$; SELECT 1; $$", "{{7*7}}", "${7*7}",
+    " RETURNING *", ") OR (1=1", "; PRAGMA writable_schema=1; --", " COLLATE NOCASE",
+)  # fmt: skip
+HEADERS = ("authorization", "idempotency-key", "x-request-id", "cursor")
+
+
+async def test_a_thousand_hostile_headers_and_cursors_open_nothing_and_change_nothing(house: House, cases: Callable[[int], None]) -> None:
+    before, sent = await rows(house), 0
+    cursors = ("/v1/vector_stores", "/v1/conversations/x/items", "/v1/responses/x/input_items", "/v1/vector_stores/x/files")
+    async with house.http(None) as http:
+        for (number, (quote, tail)), name in itertools.product(enumerate(itertools.product(QUOTES, TAILS)), HEADERS):
+            payload = f"hr_{quote}{tail}"
+            headers = {"authorization": f"Bearer {house.key}".encode()}
+            if name == "authorization":
+                response = await http.get("/v1/models", headers={name: b"Bearer " + payload.encode()})
+                assert response.status_code == 401, payload
+            elif name == "cursor":
+                response = await http.get(cursors[number % 4], headers=headers, params={"after": payload, "order": "asc"})
+                assert response.status_code in (400, 404) or response.json()["data"] == [], payload
+            else:
+                response = await http.get("/v1/vector_stores", headers=headers | {name: payload.encode()})
+                assert (response.status_code, response.json()["data"]) == (200, []), payload
+            sent += 1
+    assert sent == 1000
+    cases(sent)
     assert await rows(house) == before

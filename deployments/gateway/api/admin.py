@@ -11,9 +11,12 @@ from deployments.core.keys import ScopeName
 from deployments.core.limits import Limits
 from deployments.core.tenants import LimitTerms, ModelName, Tenants, Terms
 from deployments.core.types import Principal
+from deployments.gateway.accounts import ApiKey, ApiKeys, AuditVerdict, Tenant, TenantPage
+from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Admin, Context, PageSize, Parts
+from deployments.gateway.shapes import gives, serves
 
-router = APIRouter(prefix="/admin")
+router = APIRouter(prefix="/admin", route_class=BodyRoute)
 
 _YEAR_S = 366 * 24 * 3600
 
@@ -49,77 +52,77 @@ class Rotation(BaseModel):
     overlap_s: int = Field(default=3600, ge=0, le=_YEAR_S)
 
 
-@router.get("/tenants")
+@router.get("/tenants", responses=gives(TenantPage))
 async def tenants(parts: Parts, caller: Admin, after: After = "", limit: PageSize = 100) -> dict[str, Any]:
     """A page of the tenants, by id."""
     found = await _tenants(parts, caller).list(after, limit + 1)
     return {"object": "list", "data": [_shape("tenant", tenant) for tenant in found[:limit]], "has_more": len(found) > limit}
 
 
-@router.post("/tenants")
+@router.post("/tenants", responses=gives(Tenant))
 async def create(body: NewTenant, parts: Parts, caller: Admin) -> dict[str, Any]:
     """Make a tenant."""
     terms = Terms.model_validate(body.model_dump(exclude_unset=True, exclude={"id"}))
     return _shape("tenant", await _tenants(parts, caller).add(terms, body.id))
 
 
-@router.get("/tenants/{name}")
-async def retrieve(name: str, parts: Parts, caller: Admin) -> dict[str, Any]:
+@router.get("/tenants/{tenant}", responses=gives(Tenant))
+async def retrieve(tenant: str, parts: Parts, caller: Admin) -> dict[str, Any]:
     """One tenant."""
-    return _shape("tenant", await _tenants(parts, caller).get(name))
+    return _shape("tenant", await _tenants(parts, caller).get(tenant))
 
 
-@router.patch("/tenants/{name}")
-async def update(name: str, body: Terms, parts: Parts, caller: Admin) -> dict[str, Any]:
+@router.patch("/tenants/{tenant}", responses=gives(Tenant))
+async def update(tenant: str, body: Terms, parts: Parts, caller: Admin) -> dict[str, Any]:
     """Set what the body names; `limits` are replaced as a whole."""
-    return _shape("tenant", await _tenants(parts, caller).update(name, body))
+    return _shape("tenant", await _tenants(parts, caller).update(tenant, body))
 
 
-@router.post("/tenants/{name}/suspend")
-async def suspend(name: str, parts: Parts, caller: Admin) -> dict[str, Any]:
+@router.post("/tenants/{tenant}/suspend", responses=gives(Tenant))
+async def suspend(tenant: str, parts: Parts, caller: Admin) -> dict[str, Any]:
     """Refuse everything the tenant asks."""
-    if name == caller.tenant:
+    if tenant == caller.tenant:
         raise InvalidRequest("this would lock you out; the command line can do it", code="own_tenant")
-    return _shape("tenant", await _tenants(parts, caller).suspend(name))
+    return _shape("tenant", await _tenants(parts, caller).suspend(tenant))
 
 
-@router.post("/tenants/{name}/resume")
-async def resume(name: str, parts: Parts, caller: Admin) -> dict[str, Any]:
+@router.post("/tenants/{tenant}/resume", responses=gives(Tenant))
+async def resume(tenant: str, parts: Parts, caller: Admin) -> dict[str, Any]:
     """End a suspension."""
-    return _shape("tenant", await _tenants(parts, caller).resume(name))
+    return _shape("tenant", await _tenants(parts, caller).resume(tenant))
 
 
-@router.get("/tenants/{name}/keys")
-async def keys(name: str, parts: Parts, caller: Admin) -> dict[str, Any]:
+@router.get("/tenants/{tenant}/keys", responses=gives(ApiKeys))
+async def keys(tenant: str, parts: Parts, caller: Admin) -> dict[str, Any]:
     """The keys of a tenant; their secrets are kept nowhere."""
-    return {"object": "list", "data": [_shape("api_key", key) for key in await parts.keys.list(name)]}
+    return {"object": "list", "data": [_shape("api_key", key) for key in await parts.keys.list(tenant)]}
 
 
-@router.post("/tenants/{name}/keys")
-async def mint(name: str, body: NewKey, parts: Parts, caller: Admin) -> dict[str, Any]:
+@router.post("/tenants/{tenant}/keys", responses=gives(ApiKey))
+async def mint(tenant: str, body: NewKey, parts: Parts, caller: Admin) -> dict[str, Any]:
     """Make a key; the answer is the only place its secret is ever in."""
     ends = int(parts.store.clock()) + body.expires_in_s if body.expires_in_s else None
     limits = msgspec.convert(body.limits.model_dump(exclude_none=True), Limits)
     scopes = sorted(set(body.scopes))
-    made = await parts.keys.mint(name, scopes, expires_at=ends, name=body.name, limits=limits, models=body.models, actor=caller.key_id)
+    made = await parts.keys.mint(tenant, scopes, expires_at=ends, name=body.name, limits=limits, models=body.models, actor=caller.key_id)
     return _shape("api_key", await parts.keys.get(made.id)) | {"secret": made.secret}
 
 
-@router.post("/keys/{key_id}/rotate")
+@router.post("/keys/{key_id}/rotate", responses=gives(ApiKey))
 async def rotate(key_id: str, parts: Parts, caller: Admin, body: Rotation | None = None) -> dict[str, Any]:
     """Make a key in place of another, which works a while longer."""
     made = await parts.keys.rotate(key_id, (body or Rotation()).overlap_s, actor=caller.key_id)
     return _shape("api_key", await parts.keys.get(made.id)) | {"secret": made.secret}
 
 
-@router.delete("/keys/{key_id}")
+@router.delete("/keys/{key_id}", responses=gives(ApiKey))
 async def revoke(key_id: str, parts: Parts, caller: Admin) -> dict[str, Any]:
     """End a key."""
     await parts.keys.revoke(key_id, actor=caller.key_id)
     return _shape("api_key", await parts.keys.get(key_id))
 
 
-@router.get("/audit", response_class=Response)
+@router.get("/audit", response_class=Response, responses=serves("application/x-ndjson", 200))
 async def export(
     parts: Parts, caller: Admin, after: Annotated[int, Query(ge=0, lt=2**53)] = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 1000
 ) -> Response:
@@ -128,7 +131,7 @@ async def export(
     return Response(lines, media_type="application/x-ndjson")
 
 
-@router.get("/audit/verify")
+@router.get("/audit/verify", responses=gives(AuditVerdict))
 async def verify(parts: Parts, caller: Admin) -> dict[str, Any]:
     """Whether the whole record is as it was written, and where it breaks if not."""
     return _shape("audit_verdict", await parts.store.audit.verify())

@@ -3,21 +3,24 @@
 from fastapi import APIRouter, Request, Response
 
 from deployments.core.types import DIRECT
+from deployments.gateway.answers import ChatCompletion, ChatEvent
+from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.caching import reusing
 from deployments.gateway.chat import ChatRequest
 from deployments.gateway.chunks import ChatBody, ChatStream
-from deployments.gateway.context import Asker, Parts
+from deployments.gateway.context import Asker, Deadline, Parts
 from deployments.gateway.replies import Stream, Whole
 from deployments.gateway.several import SeveralStreams, SeveralWhole
+from deployments.gateway.shapes import gives
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
-@router.post("/v1/chat/completions", response_class=Response)
-async def create(body: ChatRequest, request: Request, parts: Parts, caller: Asker) -> Response:
+@router.post("/v1/chat/completions", response_class=Response, responses=gives(ChatCompletion, stream=ChatEvent))
+async def create(body: ChatRequest, request: Request, parts: Parts, caller: Asker, deadline_s: Deadline) -> Response:
     """Answer a conversation, streamed or whole, once or several times side by side."""
     store_id = None if body.model == DIRECT else await parts.default_store(caller)
-    turns = await reusing(parts, body.turns(caller, parts.settings, parts.store.clock(), store_id), request.headers)
+    turns = await reusing(parts, body.turns(caller, parts.settings, parts.store.clock(), store_id, deadline_s), request.headers)
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
         stream = ChatStream(turns[0], usage, len(turns))

@@ -3,20 +3,24 @@
 from fastapi import APIRouter, Request, Response
 
 from deployments.core.types import DIRECT
+from deployments.gateway.answers import Completion as Shape
+from deployments.gateway.answers import TextEvent
+from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.caching import reusing
 from deployments.gateway.completions import Completion, CompletionRequest
-from deployments.gateway.context import Asker, Parts
+from deployments.gateway.context import Asker, Deadline, Parts
 from deployments.gateway.replies import Stream, Whole
 from deployments.gateway.several import SeveralStreams, SeveralWhole
+from deployments.gateway.shapes import gives
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
-@router.post("/v1/completions", response_class=Response)
-async def create(body: CompletionRequest, request: Request, parts: Parts, caller: Asker) -> Response:
+@router.post("/v1/completions", response_class=Response, responses=gives(Shape, stream=TextEvent))
+async def create(body: CompletionRequest, request: Request, parts: Parts, caller: Asker, deadline_s: Deadline) -> Response:
     """Answer one prompt, or several side by side, streamed or whole."""
     store_id = None if body.model == DIRECT else await parts.default_store(caller)
-    turns = await reusing(parts, body.turns(caller, parts.settings, parts.store.clock(), store_id), request.headers)
+    turns = await reusing(parts, body.turns(caller, parts.settings, parts.store.clock(), store_id, deadline_s), request.headers)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     shape = Completion(turns, body.n or 1, include_usage, bool(body.echo))
     if body.stream:

@@ -9,14 +9,16 @@ from deployments.core.errors import NotFound, Unauthenticated
 from deployments.core.tokens import is_token
 from deployments.core.types import Principal
 from deployments.gateway import pages
+from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import SESSION_COOKIE, Context, Parts, identified
+from deployments.gateway.shapes import form, serves
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 _SCOPE = "files:read"
 
 
-@router.get("/files/{file_id}", response_class=Response)
+@router.get("/files/{file_id}", response_class=Response, responses=serves("text/html", 200, 401, 403, 404))
 async def show(file_id: str, request: Request, parts: Parts) -> Response:
     """The document with its passages marked, or a page that asks for a key."""
     try:
@@ -26,7 +28,9 @@ async def show(file_id: str, request: Request, parts: Parts) -> Response:
     return await _document(parts, visitor, file_id)
 
 
-@router.post("/files/{file_id}", response_class=Response)
+@router.post(
+    "/files/{file_id}", response_class=Response, responses=serves("text/html", 303, 401, 403), openapi_extra=form(key={"type": "string"})
+)
 async def sign_in(file_id: str, request: Request, parts: Parts) -> Response:
     """Open a session with a key, and show the document: the form of the sign-in page."""
     if not _from_us(request):

@@ -1,7 +1,7 @@
 """POST /v1/embeddings."""
 
 import base64
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -11,12 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from deployments.core.errors import InvalidRequest, Unsupported
 from deployments.core.lease import Want
 from deployments.core.types import Vectors
+from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Asker, Parts
-from deployments.gateway.wire import known
+from deployments.gateway.shapes import Embeddings, gives
+from deployments.gateway.wire import SomeWords, Texts, Words, known
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 MODEL = "headrace-embed"
+MAX_TEXT_CHARS = 32 << 10
 
 
 class EmbeddingRequest(BaseModel):
@@ -24,28 +27,28 @@ class EmbeddingRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    model: str = Field(max_length=256)
-    input: str | list[str] | list[int] | list[list[int]]
+    model: Annotated[Words, Field(max_length=256, json_schema_extra={"enum": [MODEL]})]
+    input: SomeWords | Texts
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1)
 
     def texts(self) -> list[str]:
         """The texts; raises InvalidRequest or Unsupported."""
         texts = [self.input] if isinstance(self.input, str) else self.input
-        if not texts or len(texts) > 2048:
-            raise InvalidRequest("input holds 1 to 2048 texts", param="input", code="invalid_value")
+        if not texts:
+            raise InvalidRequest("input holds a text at least", param="input", code="invalid_value")
         checked: list[str] = []
         for text in texts:
             if not isinstance(text, str):
                 message = "token ids are not supported; send text (LangChain: check_embedding_ctx_length=False)"
                 raise Unsupported(message, param="input", code="unsupported_value")
-            if not text:
-                raise InvalidRequest("an empty text has no embedding", param="input", code="invalid_value")
+            if not 0 < len(text) <= MAX_TEXT_CHARS:
+                raise InvalidRequest(f"a text has 1 to {MAX_TEXT_CHARS} characters", param="input", code="invalid_value")
             checked.append(text)
         return checked
 
 
-@router.post("/v1/embeddings", response_class=Response)
+@router.post("/v1/embeddings", response_class=Response, responses=gives(Embeddings))
 async def create(body: EmbeddingRequest, parts: Parts, caller: Asker) -> Response:
     """Embed texts as unit-length vectors."""
     known(body.model, caller, (MODEL,))

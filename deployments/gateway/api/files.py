@@ -11,9 +11,11 @@ from starlette.datastructures import FormData, UploadFile
 from deployments.core.errors import InvalidRequest, TooLarge, Unsupported
 from deployments.core.store import StoredFile
 from deployments.core.types import Principal
+from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Context, Parts, Reader, Writes
+from deployments.gateway.shapes import BINARY, Deleted, File, form, gives, serves
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 FRAME_BYTES = 64 << 10
 """What a multipart body may hold beside the file."""
@@ -27,7 +29,7 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u
 """Control, bidirectional and zero-width characters, and surrogates: a name is shown to people and sent to terminals."""
 
 
-@router.post("/v1/files")
+@router.post("/v1/files", responses=gives(File), openapi_extra=form(file=BINARY, purpose={"enum": list(_PURPOSES)}))
 async def create(request: Request, parts: Parts, caller: Writes) -> dict[str, Any]:
     """Keep a file; the body is read only once the caller is known."""
     async with request.form(max_files=1, max_fields=8, max_part_size=4096) as form:
@@ -43,14 +45,14 @@ async def create(request: Request, parts: Parts, caller: Writes) -> dict[str, An
     return _shape(await parts.store.of(caller).add_file(name, purpose, content))
 
 
-@router.get("/v1/files/{file_id}")
+@router.get("/v1/files/{file_id}", responses=gives(File))
 async def retrieve(file_id: str, response: Response, parts: Parts, caller: Reader) -> dict[str, Any]:
     """One file, without its content."""
     response.headers["openai-poll-after-ms"] = POLL_AFTER_MS
     return _shape(await parts.store.of(caller).file(file_id))
 
 
-@router.get("/v1/files/{file_id}/content", response_class=Response)
+@router.get("/v1/files/{file_id}/content", response_class=Response, responses=serves("application/octet-stream", 200))
 async def content(file_id: str, parts: Parts, caller: Reader) -> Response:
     """The bytes as they were uploaded; a browser is told to save them, whatever they claim to be."""
     headers = {
@@ -62,7 +64,7 @@ async def content(file_id: str, parts: Parts, caller: Reader) -> Response:
     return Response(await parts.store.of(caller).content(file_id), headers=headers, media_type="application/octet-stream")
 
 
-@router.delete("/v1/files/{file_id}")
+@router.delete("/v1/files/{file_id}", responses=gives(Deleted))
 async def remove(file_id: str, parts: Parts, caller: Writes) -> dict[str, Any]:
     """Delete a file, and take it out of every vector store."""
     mine = parts.store.of(caller)

@@ -12,20 +12,22 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments.core.errors import HeadraceError
+from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Context, Parts
+from deployments.gateway.shapes import Alive, Readiness, gives
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 _PATIENCE_S = 3
 
 
-@router.get("/health")
+@router.get("/health", responses=gives(Alive))
 async def alive() -> dict[str, str]:
     """The gateway answers."""
     return {"status": "ok"}
 
 
-@router.get("/health/ready", response_class=Response)
+@router.get("/health/ready", response_class=Response, responses=gives(Readiness) | {503: {"model": Readiness}})
 async def ready(parts: Parts) -> Response:
     """200 when a question could be answered now, else 503; says how each part stands, in milliseconds."""
     checks = {"sql": _sql(parts), "valkey": parts.hub.ready(_PATIENCE_S)}

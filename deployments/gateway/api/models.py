@@ -4,19 +4,21 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Asker
+from deployments.gateway.shapes import Model, Models, gives
 from deployments.gateway.wire import allowed, known
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=gives(Models))
 async def models(caller: Asker) -> dict[str, Any]:
     """The models the caller may name."""
     return {"object": "list", "data": [_model(name) for name in allowed(caller)]}
 
 
-@router.get("/v1/models/{name:path}")
+@router.get("/v1/models/{name:path}", responses=gives(Model))
 async def model(name: str, caller: Asker) -> dict[str, Any]:
     """One model; raises NoSuchModel."""
     known(name, caller)

@@ -10,18 +10,22 @@ from deployments.core.errors import InvalidRequest
 from deployments.core.jobs import EPOCHS_PER_LEASE
 from deployments.core.responses import ENDED, StoredResponse
 from deployments.core.types import Principal
+from deployments.gateway import answers
+from deployments.gateway.answers import Events, Items, ResponseEvent, TokenCount
 from deployments.gateway.asking import ask, enqueue, keeper, outlives
 from deployments.gateway.attached import Attached, AttachedBody, shared
+from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.caching import reusing
-from deployments.gateway.context import AfterItem, Asker, Context, PageSize, Parts
+from deployments.gateway.context import AfterItem, Asker, Context, Deadline, PageSize, Parts
 from deployments.gateway.events import Event, ResponseEvents, encoder
 from deployments.gateway.idempotency import attempt_of
 from deployments.gateway.items import page
 from deployments.gateway.replies import Stream, Whole
 from deployments.gateway.responses import ResponseRequest, estimate
+from deployments.gateway.shapes import Deleted, gives
 from deployments.gateway.sse import ResponseBody, ResponseStream
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 POLL_AFTER_MS = "250"
 """How long a polling client waits before it asks again."""
@@ -31,13 +35,13 @@ _AHEAD = 1000
 """A reader that resumes may have seen more than the record holds, when Valkey was wiped; not more than this."""
 
 
-@router.post("/v1/responses", response_class=Response)
-async def create(body: ResponseRequest, request: Request, parts: Parts, caller: Asker) -> Response:
+@router.post("/v1/responses", response_class=Response, responses=gives(answers.Response, stream=ResponseEvent))
+async def create(body: ResponseRequest, request: Request, parts: Parts, caller: Asker, deadline_s: Deadline) -> Response:
     """Answer, streamed or whole; or write the question down for a worker, to be followed or polled."""
     attempt = attempt_of(request)
     if attempt.answer:
         return await _again(parts, caller, body, attempt.answer)
-    asked = await ask(parts, caller, body, outlives(request))
+    asked = await ask(parts, caller, body, outlives(request), deadline_s=deadline_s)
     (turn,) = await reusing(parts, [asked.turn], request.headers)
     asked = replace(asked, turn=turn)
     if asked.plan.store:
@@ -58,14 +62,14 @@ async def create(body: ResponseRequest, request: Request, parts: Parts, caller: 
     return queued
 
 
-@router.post("/v1/responses/input_tokens")
+@router.post("/v1/responses/input_tokens", responses=gives(TokenCount))
 async def input_tokens(body: ResponseRequest, parts: Parts, caller: Asker) -> dict[str, Any]:
     """How many tokens the input of such a request takes, roughly."""
     asked = await ask(parts, caller, body)
     return {"object": "response.input_tokens", "input_tokens": estimate(asked.turn.messages)}
 
 
-@router.get("/v1/responses/{response_id}", response_class=Response)
+@router.get("/v1/responses/{response_id}", response_class=Response, responses=gives(answers.Response, stream=ResponseEvent))
 async def retrieve(
     response_id: str, parts: Parts, caller: Asker, stream: bool = False, starting_after: Annotated[int | None, _PLACE] = None
 ) -> Response:
@@ -80,7 +84,7 @@ async def retrieve(
     return Attached(parts, caller, response_id, ResponseStream(encoder(stored), after))
 
 
-@router.get("/v1/responses/{response_id}/events", response_class=Response)
+@router.get("/v1/responses/{response_id}/events", response_class=Response, responses=gives(Events))
 async def list_events(
     response_id: str,
     parts: Parts,
@@ -96,7 +100,7 @@ async def list_events(
     return _json(b'{"object":"list","data":[%b],"has_more":%b}' % (data, b"true" if more else b"false"), poll=not events.ended)
 
 
-@router.post("/v1/responses/{response_id}/cancel", response_class=Response)
+@router.post("/v1/responses/{response_id}/cancel", response_class=Response, responses=gives(answers.Response))
 async def cancel(response_id: str, parts: Parts, caller: Asker) -> Response:
     """End a background response; doing so again changes nothing."""
     responses = parts.store.of(caller).responses
@@ -106,7 +110,7 @@ async def cancel(response_id: str, parts: Parts, caller: Asker) -> Response:
     return _json((await responses.get(response_id)).body)
 
 
-@router.delete("/v1/responses/{response_id}")
+@router.delete("/v1/responses/{response_id}", responses=gives(Deleted))
 async def delete(response_id: str, parts: Parts, caller: Asker) -> dict[str, Any]:
     """Delete a response; one that still runs is ended."""
     await _end(parts, caller, response_id)
@@ -114,7 +118,7 @@ async def delete(response_id: str, parts: Parts, caller: Asker) -> dict[str, Any
     return {"id": response_id, "object": "response", "deleted": True}
 
 
-@router.get("/v1/responses/{response_id}/input_items", response_class=Response)
+@router.get("/v1/responses/{response_id}/input_items", response_class=Response, responses=gives(Items))
 async def input_items(
     response_id: str,
     parts: Parts,

@@ -7,9 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from deployments.core.keys import ScopeName
 from deployments.core.tokens import MAX_TTL_S, Kind
+from deployments.gateway.accounts import SessionToken
+from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Mints, Parts
+from deployments.gateway.shapes import gives
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
 class TokenRequest(BaseModel):
@@ -23,7 +26,7 @@ class TokenRequest(BaseModel):
     kind: Kind = "session"
 
 
-@router.post("/v1/session_tokens")
+@router.post("/v1/session_tokens", responses=gives(SessionToken))
 async def create(body: TokenRequest, parts: Parts, caller: Mints) -> dict[str, Any]:
     """Mint a session token (an hour at most), or a ticket that opens one WebSocket within 30 seconds."""
     made = await parts.tokens.mint(caller, body.user, frozenset(body.scopes), body.ttl_s, body.kind)

@@ -9,10 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from deployments.core.config import Settings
 from deployments.core.errors import Unsupported
 from deployments.core.store import Member, VectorStore
+from deployments.gateway import shapes
 from deployments.gateway.api.files import POLL_AFTER_MS, withdraw
+from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Parts, Reader, Writes
+from deployments.gateway.shapes import Deleted, Members, VectorStores, gives
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 MAX_FILES_AT_ONCE = 500
 
@@ -54,7 +57,7 @@ class MemberRequest(BaseModel):
     chunking_strategy: Chunking | None = None
 
 
-@router.post("/v1/vector_stores")
+@router.post("/v1/vector_stores", responses=gives(shapes.VectorStore))
 async def create(body: StoreRequest, parts: Parts, caller: Writes) -> dict[str, Any]:
     """Make a vector store, with files if some are named."""
     _refuse(body.chunking_strategy)
@@ -70,7 +73,7 @@ async def create(body: StoreRequest, parts: Parts, caller: Writes) -> dict[str, 
     return _store(await mine.store(made.id))
 
 
-@router.get("/v1/vector_stores")
+@router.get("/v1/vector_stores", responses=gives(VectorStores))
 async def stores(
     parts: Parts, caller: Reader, after: str = "", before: str = "", limit: Limit = 20, order: Order = "desc"
 ) -> dict[str, Any]:
@@ -81,21 +84,21 @@ async def stores(
     return _page([_store(store) for store in left[: limit + 1]], limit)
 
 
-@router.get("/v1/vector_stores/{store_id}")
+@router.get("/v1/vector_stores/{store_id}", responses=gives(shapes.VectorStore))
 async def retrieve(store_id: str, response: Response, parts: Parts, caller: Reader) -> dict[str, Any]:
     """One vector store, with how far its files are."""
     response.headers["openai-poll-after-ms"] = POLL_AFTER_MS
     return _store(await parts.store.of(caller).store(store_id))
 
 
-@router.post("/v1/vector_stores/{store_id}/files")
+@router.post("/v1/vector_stores/{store_id}/files", responses=gives(shapes.Member))
 async def add(store_id: str, body: MemberRequest, parts: Parts, caller: Writes) -> dict[str, Any]:
     """Put a file into a vector store; a worker reads it in the background."""
     _refuse(body.chunking_strategy)
     return _member(await parts.store.of(caller).add_member(store_id, body.file_id, body.attributes or {}), parts.settings)
 
 
-@router.get("/v1/vector_stores/{store_id}/files")
+@router.get("/v1/vector_stores/{store_id}/files", responses=gives(Members))
 async def members(
     store_id: str,
     response: Response,
@@ -114,14 +117,14 @@ async def members(
     return _page([_member(member, parts.settings) for member in found], limit)
 
 
-@router.get("/v1/vector_stores/{store_id}/files/{file_id}")
+@router.get("/v1/vector_stores/{store_id}/files/{file_id}", responses=gives(shapes.Member))
 async def member(store_id: str, file_id: str, response: Response, parts: Parts, caller: Reader) -> dict[str, Any]:
     """How one file of a vector store stands."""
     response.headers["openai-poll-after-ms"] = POLL_AFTER_MS
     return _member(await parts.store.of(caller).member(store_id, file_id), parts.settings)
 
 
-@router.delete("/v1/vector_stores/{store_id}/files/{file_id}")
+@router.delete("/v1/vector_stores/{store_id}/files/{file_id}", responses=gives(Deleted))
 async def remove(store_id: str, file_id: str, parts: Parts, caller: Writes) -> dict[str, Any]:
     """Take a file out of a vector store; the file itself stays."""
     mine = parts.store.of(caller)

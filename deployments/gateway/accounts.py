@@ -1,0 +1,89 @@
+"""What administration shows, for the OpenAPI document; nothing is written through these."""
+
+from typing import Literal
+
+from deployments.core.keys import ScopeName
+from deployments.core.types import Caching
+from deployments.gateway.shapes import Shape
+
+
+class UseLimits(Shape):
+    """Bounds of use; what is missing is not bounded."""
+
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    requests_per_day: int = 0
+    tokens_per_day: int = 0
+    tokens_per_month: int = 0
+    concurrent: int = 0
+    concurrent_per_session: int = 0
+
+
+class Tenant(Shape):
+    """Who owns things, and what it may do."""
+
+    object: Literal["tenant"]
+    id: str
+    name: str
+    created_at: int
+    suspended_at: int | None
+    limits: UseLimits
+    models: list[str] | None
+    weight: float
+    region: str | None
+    retention_days: int | None
+    cache: Caching
+
+
+class TenantPage(Shape):
+    """A page of tenants."""
+
+    object: Literal["list"]
+    data: list[Tenant]
+    has_more: bool
+
+
+class ApiKey(Shape):
+    """A key; its secret is there when it is made, and never again."""
+
+    object: Literal["api_key"]
+    id: str
+    tenant: str
+    prefix: str
+    name: str
+    scopes: list[ScopeName]
+    created_at: int
+    expires_at: int | None
+    revoked: bool
+    limits: UseLimits
+    models: list[str] | None
+    secret: str = ""
+
+
+class ApiKeys(Shape):
+    """All keys of a tenant."""
+
+    object: Literal["list"]
+    data: list[ApiKey]
+
+
+class AuditVerdict(Shape):
+    """Whether the record is as it was written."""
+
+    object: Literal["audit_verdict"]
+    entries: int
+    head: str
+    broken: int | None
+    reason: str
+
+
+class SessionToken(Shape):
+    """A token for a browser."""
+
+    object: Literal["session_token"]
+    kind: Literal["session", "ticket"]
+    token: str
+    expires_at: int
+    user: str
+    scopes: list[ScopeName]
+    single_use: bool

@@ -1,0 +1,81 @@
+"""JSON bodies as they are read: strict UTF-8, no name twice, no number that is none, and no more names than anybody needs."""
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from deployments.gateway.context import Caller, asks, meet
+
+MAX_VALUES = 30_000
+"""Objects, lists and what stands in them; to read a million would hold up everybody else for a second."""
+
+
+class Body(Request):
+    """A request whose JSON is read by `parse`."""
+
+    async def json(self) -> Any:
+        """The body; raises JSONDecodeError."""
+        if not hasattr(self, "_json"):
+            self._json = parse(await self.body())
+        return self._json
+
+
+class BodyRoute(APIRoute):
+    """A route whose JSON is read by `parse`, and only once its caller is known, where it asks for one."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, given a `Body`."""
+        handle = super().get_route_handler()
+        keyed = self.body_field is not None and asks(self.dependant, Caller)
+
+        async def handler(request: Request) -> Response:
+            if keyed:
+                await meet(request)
+            return await handle(Body(request.scope, request.receive))
+
+        return handler
+
+
+def parse(body: bytes | str) -> Any:
+    """The value of a JSON text; raises JSONDecodeError where it is none, nests deeper than the stack or repeats a name (RFC 8259, 4)."""
+    try:
+        text = body if isinstance(body, str) else body.decode()
+        if _values(text) > MAX_VALUES and _values(_bare(text)) > MAX_VALUES:
+            raise _wrong(f"more than {MAX_VALUES} values")
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
+    except json.JSONDecodeError:
+        raise
+    except UnicodeDecodeError:
+        raise _wrong("not UTF-8") from None
+    except RecursionError:
+        raise _wrong("nested too deep") from None
+    except ValueError:  # Python reads no integer of more than 4300 digits
+        raise _wrong("a number is too long") from None
+
+
+def _values(text: str) -> int:
+    return text.count(",") + text.count("{") + text.count("[")
+
+
+def _bare(text: str) -> str:
+    """JSON without its strings."""
+    return "".join(text.replace("\\\\", "").replace('\\"', "").split('"')[::2])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise _wrong("a name stands twice in one object")
+    return made
+
+
+def _constant(name: str) -> float:
+    raise _wrong(f"{name} is no number")
+
+
+def _wrong(why: str) -> json.JSONDecodeError:
+    return json.JSONDecodeError(why, "", 0)
