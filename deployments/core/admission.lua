@@ -241,15 +241,16 @@ local function learn_latency(ttft, hold_lo, hold_hi)
   redis.call('HSET', POOL, 'long', string.format('%.3f', long), 'short', string.format('%.3f', short), 'limit', string.format('%.4f', limit))
 end
 
--- How many start before a newcomer of a tenant: its own who wait, and of each other tenant no more than as many.
-local function ahead(tenant, class)
-  local own = redis.call('LLEN', 'hr:adm:line:' .. class .. ':' .. tenant)
+-- How many start before a lease that has so many of its own tenant's before it: these, and of each other tenant one more at most.
+local function ahead(tenant, class, own)
   local before = 0
   for _, other in ipairs(CLASSES) do
     if other <= class then
       for _, name in ipairs(redis.call('ZRANGE', 'hr:adm:turn:' .. other, 0, 255)) do
         local line = redis.call('LLEN', 'hr:adm:line:' .. other .. ':' .. name)
-        if name == tenant or other < class then before = before + line else before = before + math.min(line, own + 1) end
+        if other < class then before = before + line
+        elseif name == tenant then before = before + own
+        else before = before + math.min(line, own + 1) end
       end
     end
   end
@@ -362,7 +363,7 @@ local function admit(keys, args)
   if ask.slot then
     state = 'run'
     if not ask.running and (pool('wait', 0) > 0 or pool('run', 0) >= math.floor(pool('limit', 1))) then
-      place = ahead(ask.tenant, ask.class)
+      place = ahead(ask.tenant, ask.class, redis.call('LLEN', 'hr:adm:line:' .. ask.class .. ':' .. ask.tenant))
       if not ask.again then
         local why, wait_ms = check_queue(ask, place)
         if why then return reply(why, wait_ms, '', left, 0) end
@@ -433,7 +434,12 @@ local function meter(keys, args)
         end
       end
       save(id, lease)
-      answers[place] = {state, lease.charged, state == 'wait' and ahead(lease.tenant, lease.class) or 0}
+      local before = 0
+      if state == 'wait' then
+        local own = redis.call('LPOS', 'hr:adm:line:' .. lease.class .. ':' .. lease.tenant, id)
+        before = ahead(lease.tenant, lease.class, own or 0)
+      end
+      answers[place] = {state, lease.charged, before}
     end
   end
   dispatch(now)

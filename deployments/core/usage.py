@@ -6,10 +6,11 @@ import time
 from collections import defaultdict
 from typing import Any
 
+import msgspec
 from sqlalchemy import func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
+from deployments.core.sql import INSERTS
 from deployments.core.store import Store
 from deployments.core.tables import UsageRow
 from deployments.core.types import Principal
@@ -21,10 +22,19 @@ FLUSH_S = 1.0
 
 _DAY_S = 86_400
 
-_INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-
 Entry = tuple[str, str, str, int]
 """Tenant, key, model, and the day in days since 1970."""
+
+
+class DayUse(msgspec.Struct, frozen=True):
+    """What one key used of one model on one day."""
+
+    day: str
+    key_id: str
+    model: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
 
 
 class Books:
@@ -53,6 +63,14 @@ class Books:
             of_month = await session.scalar(select(tokens).where(mine, UsageRow.day >= first))
         return int(requests), int(of_day), int(of_month or 0)
 
+    async def of(self, tenant: str, days: int) -> list[DayUse]:
+        """What a tenant used within the last days, newest first."""
+        since = int(self._store.clock()) // _DAY_S - days
+        rows = select(UsageRow).where(UsageRow.tenant_id == tenant, UsageRow.day > since)
+        async with self._store.session() as session:
+            found = await session.scalars(rows.order_by(UsageRow.day.desc(), UsageRow.key_id, UsageRow.model))
+            return [_use(row) for row in found]
+
     async def run(self) -> None:
         """Write down what was noted, until cancelled."""
         while True:
@@ -67,7 +85,7 @@ class Books:
         self._noted.clear()
         names = ["tenant_id", "key_id", "model", "day", "requests", "prompt_tokens", "completion_tokens"]
         rows: list[dict[str, Any]] = [dict(zip(names, (*entry, *amounts), strict=True)) for entry, amounts in noted.items()]
-        insert = _INSERTS[self._store.engine.dialect.name](UsageRow)
+        insert = INSERTS[self._store.engine.dialect.name](UsageRow)
         added = {name: getattr(UsageRow, name) + insert.excluded[name] for name in names[4:]}
         try:
             async with self._store.write() as session:
@@ -76,3 +94,8 @@ class Books:
             _logger.exception("use can not be written down")
             for entry, amounts in noted.items():
                 self._noted[entry] = [one + other for one, other in zip(self._noted[entry], amounts, strict=True)]
+
+
+def _use(row: UsageRow) -> DayUse:
+    day = time.strftime("%Y-%m-%d", time.gmtime(row.day * _DAY_S))
+    return DayUse(day, row.key_id, row.model, row.requests, row.prompt_tokens, row.completion_tokens)

@@ -67,6 +67,44 @@ class ApiKeys(Shape):
     data: list[ApiKey]
 
 
+class Share(Shape):
+    """What a tenant got within the last minute, in weighted tokens over its weight, and the leases it holds."""
+
+    tenant: str
+    work: float
+    leases: int
+
+
+class Load(Shape):
+    """What runs and waits in all processes together, and Jain's index over the shares."""
+
+    object: Literal["load"]
+    running: int
+    waiting: int
+    limit: float
+    hold_ms: float
+    jain: float
+    shares: list[Share]
+
+
+class DayUse(Shape):
+    """What one key used of one model on one day."""
+
+    day: str
+    key_id: str
+    model: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Use(Shape):
+    """What a tenant has used, newest day first."""
+
+    object: Literal["list"]
+    data: list[DayUse]
+
+
 class AuditVerdict(Shape):
     """Whether the record is as it was written."""
 

@@ -4,7 +4,21 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, RootModel
 
-from deployments.gateway.shapes import Refusal, Shape, Trouble
+from deployments.gateway.shapes import Shape, Trouble
+
+
+class Broken(Trouble):
+    """Why an answer broke off, and when it may be asked for again."""
+
+    param: str | None = None
+    type: str = ""
+    retry_after_ms: int = 0
+
+
+class BrokenStream(Shape):
+    """The end of a stream that broke off."""
+
+    error: Broken
 
 
 class TokenCount(Shape):
@@ -97,7 +111,7 @@ class ChatChunk(Shape):
     usage: ChatUsage | None
 
 
-class ChatEvent(RootModel[ChatChunk | Refusal]):
+class ChatEvent(RootModel[ChatChunk | BrokenStream]):
     """The data of one event: a chunk, or as the last of all an error."""
 
 
@@ -122,7 +136,7 @@ class Completion(Shape):
     usage: ChatUsage | None
 
 
-class TextEvent(RootModel[Completion | Refusal]):
+class TextEvent(RootModel[Completion | BrokenStream]):
     """The data of one event: a piece of a completion, or as the last of all an error."""
 
 
@@ -242,7 +256,7 @@ class Response(Shape):
     created_at: int
     completed_at: int | None
     status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
-    error: Trouble | None
+    error: Broken | None
     incomplete_details: dict[Literal["reason"], str] | None
     instructions: str | None
     previous_response_id: str | None

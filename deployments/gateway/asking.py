@@ -65,6 +65,14 @@ def outlives(request: Request) -> bool:
     return outliving(request.headers.get("x-headrace-on-disconnect"), "x-headrace-on-disconnect")
 
 
+def tells_place(request: Request) -> bool:
+    """Whether the caller wants to hear its place while it waits for its turn; raises InvalidRequest for a value nobody knows."""
+    wish = request.headers.get("x-headrace-events")
+    if wish not in (None, "queue"):
+        raise InvalidRequest("x-headrace-events is 'queue'", param="x-headrace-events", code="invalid_value")
+    return wish == "queue"
+
+
 def outliving(wish: object, param: str) -> bool:
     """`continue` or `cancel`, the default."""
     if wish not in (None, "cancel", "continue"):

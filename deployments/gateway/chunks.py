@@ -53,7 +53,7 @@ class ChatStream:
 
     def failed(self, error: HeadraceError) -> bytes:
         """The event of an error after the first byte; nothing follows it."""
-        return b"data: " + _encode(envelope.body(error)) + b"\n\n"
+        return envelope.event(error)
 
     def _event(self, delta: Delta, index: int) -> bytes:
         match delta:

@@ -88,7 +88,7 @@ class Completion:
 
     def failed(self, error: HeadraceError) -> bytes:
         """The event of an error after the first byte; nothing follows it."""
-        return b"data: " + _encode(envelope.body(error)) + b"\n\n"
+        return envelope.event(error)
 
     def feed(self, deltas: Sequence[Delta], index: int = 0) -> bytes | None:
         """Take deltas of one answer; the body once the last one of all has come. Raises Broken."""

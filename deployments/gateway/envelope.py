@@ -30,12 +30,25 @@ def body(error: HeadraceError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.wire_code}}
 
 
+def event(error: HeadraceError) -> bytes:
+    """The event of an error in a stream of completions, which has no header to say when to try again."""
+    shown = body(error)
+    if error.retry_after_s is not None:
+        shown["error"]["retry_after_ms"] = milliseconds(error.retry_after_s)
+    return b"data: " + msgspec.json.encode(shown) + b"\n\n"
+
+
+def milliseconds(seconds: float) -> int:
+    """A time to wait, in milliseconds; 0 would count as none."""
+    return max(1, round(seconds * 1000))
+
+
 def answer(error: HeadraceError) -> Response:
     """The HTTP response of an error, with what tells a client whether and when to try again."""
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
-        headers["retry-after-ms"] = str(max(1, round(error.retry_after_s * 1000)))
+        headers["retry-after-ms"] = str(milliseconds(error.retry_after_s))
     if error.retry is not None:
         headers["x-should-retry"] = str(error.retry).lower()
     if error.status == 401:

@@ -66,7 +66,8 @@ class Event(msgspec.Struct, frozen=True):
 
 def error_event(error: HeadraceError, lane: str | None = None, number: int | None = None) -> bytes:
     """The event of an error that no response object tells of: flat for conformance, nested for clients, which raise it."""
-    inner = envelope.body(error)["error"]
+    again = {} if error.retry_after_s is None else {"retry_after_ms": envelope.milliseconds(error.retry_after_s)}
+    inner = envelope.body(error)["error"] | again
     flat = {"type": "error", "status": error.status, "code": inner["code"], "message": inner["message"], "param": inner["param"]}
     place = ({} if number is None else {"sequence_number": number}) | ({} if lane is None else {"stream_id": lane})
     return _encode(flat | {"error": inner} | place)
@@ -163,8 +164,9 @@ class ResponseEvents:
                 self._finish("incomplete" if reason in _INCOMPLETE else "completed", at, reason, used)
             case Cancelled(at=at):
                 self._finish("cancelled", at)
-            case Failed(code=code, message=message, at=at):
-                self._response["error"] = {"code": code if code in ERROR_CODES else "server_error", "message": message}
+            case Failed(code=code, message=message, at=at, retry_after_s=again_s):
+                again = {} if again_s is None else {"retry_after_ms": envelope.milliseconds(again_s)}
+                self._response["error"] = {"code": code if code in ERROR_CODES else "server_error", "message": message, **again}
                 self._finish("failed", at)
 
     def _text(self, delta: Text) -> None:

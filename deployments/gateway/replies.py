@@ -27,6 +27,9 @@ from deployments.gateway.envelope import Broken
 
 _logger = logging.getLogger("headrace.gateway")
 
+_PLACE_S = 1.0
+"""Pause between two notices of a place in the queue."""
+
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -200,31 +203,38 @@ class _Reply(Response, ABC):
 class Stream(_Reply):
     """A turn as server-sent events, written as ready bytes."""
 
-    def __init__(self, parts: Context, turn: Turn, encoder: Encodes, keep: Keep = forget):
+    def __init__(self, parts: Context, turn: Turn, encoder: Encodes, keep: Keep = forget, *, tells_place: bool = False):
         super().__init__(parts, turn, keep)
         self._encoder = encoder
+        self._tells_place = tells_place
 
     async def _answer(self, client: Client, answer: Answering) -> None:
         follower = answer.follower
         deltas = await _first(follower, self._limits.commit_s)
         await client.send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS + answer.lease.headers})
         try:
-            with nudging(follower, self._limits.keep_alive_s):
-                await self._write(follower, deltas, client)
+            with nudging(follower, min(self._limits.keep_alive_s, _PLACE_S) if self._tells_place else self._limits.keep_alive_s):
+                await self._write(answer, deltas, client)
         except HeadraceError as error:
             await client.send({"type": "http.response.body", "body": self._encoder.failed(error)})
 
-    async def _write(self, follower: Follower, deltas: list[Delta], client: Client) -> None:
+    async def _write(self, answer: Answering, deltas: list[Delta], client: Client) -> None:
         body = self._encoder.start()
         while True:
-            body += self._encoder.encode(deltas) if deltas else b": keep-alive\n\n"
+            body += self._encoder.encode(deltas) if deltas else self._beat(answer.lease)
             ended = bool(deltas) and isinstance(deltas[-1], Last)
             if body:
                 await client.send({"type": "http.response.body", "body": body, "more_body": not ended})
                 body = b""
             if ended:
                 return
-            deltas = await follower.read()
+            deltas = await answer.follower.read()
+
+    def _beat(self, lease: Lease) -> bytes:
+        """What is said while there is nothing to say: who asked for it is told its place in the queue."""
+        if self._tells_place and lease.place is not None:
+            return b'event: headrace:queue\ndata: {"type":"headrace:queue","place":%d}\n\n' % lease.place
+        return b": keep-alive\n\n"
 
 
 class Whole(_Reply):

@@ -62,7 +62,7 @@ async def together(parts: Context, turns: Sequence[Turn], every_s: float) -> Asy
             await arrivals.put((index, error))
 
     async with contextlib.AsyncExitStack() as stack:
-        answers = [await stack.enter_async_context(answering(parts, turn, requests=not index)) for index, turn in enumerate(turns)]
+        answers = [await stack.enter_async_context(answering(parts, turn, requests=int(not index))) for index, turn in enumerate(turns)]
         pumps = [asyncio.create_task(pump(index, answer.follower)) for index, answer in enumerate(answers)]
         try:
             yield arrivals, answers[0].lease

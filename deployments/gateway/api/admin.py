@@ -11,7 +11,8 @@ from deployments.core.keys import ScopeName
 from deployments.core.limits import Limits
 from deployments.core.tenants import LimitTerms, ModelName, Tenants, Terms
 from deployments.core.types import Principal
-from deployments.gateway.accounts import ApiKey, ApiKeys, AuditVerdict, Tenant, TenantPage
+from deployments.core.usage import Books
+from deployments.gateway.accounts import ApiKey, ApiKeys, AuditVerdict, Load, Tenant, TenantPage, Use
 from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Admin, Context, PageSize, Parts
 from deployments.gateway.shapes import gives, serves
@@ -120,6 +121,21 @@ async def revoke(key_id: str, parts: Parts, caller: Admin) -> dict[str, Any]:
     """End a key."""
     await parts.keys.revoke(key_id, actor=caller.key_id)
     return _shape("api_key", await parts.keys.get(key_id))
+
+
+@router.get("/tenants/{tenant}/usage", responses=gives(Use))
+async def usage(tenant: str, parts: Parts, caller: Admin, days: Annotated[int, Query(ge=1, le=366)] = 31) -> dict[str, Any]:
+    """What a tenant has used within some days, as the books have it: a second behind at most."""
+    await _tenants(parts, caller).get(tenant)
+    return {"object": "list", "data": [msgspec.to_builtins(one) for one in await Books(parts.store).of(tenant, days)]}
+
+
+@router.get("/load", responses=gives(Load))
+async def load(parts: Parts, caller: Admin) -> dict[str, Any]:
+    """What runs and waits now, in all processes together."""
+    seen = await parts.gate.look()
+    shares = [{"tenant": tenant, "work": work, "leases": leases} for tenant, work, leases in seen.shares]
+    return {"object": "load", **msgspec.structs.asdict(seen), "shares": shares, "jain": seen.jain}
 
 
 @router.get("/audit", response_class=Response, responses=serves("application/x-ndjson", 200))

@@ -12,7 +12,7 @@ from deployments.core.responses import ENDED, StoredResponse
 from deployments.core.types import Principal
 from deployments.gateway import answers
 from deployments.gateway.answers import Events, Items, ResponseEvent, TokenCount
-from deployments.gateway.asking import ask, enqueue, keeper, outlives
+from deployments.gateway.asking import ask, enqueue, keeper, outlives, tells_place
 from deployments.gateway.attached import Attached, AttachedBody, shared
 from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.caching import reusing
@@ -21,7 +21,7 @@ from deployments.gateway.events import Event, ResponseEvents, encoder
 from deployments.gateway.idempotency import attempt_of
 from deployments.gateway.items import page
 from deployments.gateway.replies import Stream, Whole
-from deployments.gateway.responses import ResponseRequest, estimate
+from deployments.gateway.responses import ResponseRequest
 from deployments.gateway.shapes import Deleted, gives
 from deployments.gateway.sse import ResponseBody, ResponseStream
 
@@ -49,7 +49,7 @@ async def create(body: ResponseRequest, request: Request, parts: Parts, caller: 
     if not asked.outlives:
         keep = keeper(parts, asked)
         if body.stream:
-            return Stream(parts, asked.turn, ResponseStream(asked.events()), keep)
+            return Stream(parts, asked.turn, ResponseStream(asked.events()), keep, tells_place=tells_place(request))
         return Whole(parts, asked.turn, ResponseBody(asked.events()), keep)
     limits = await enqueue(parts, asked)
     attempt.begun(asked.turn.id)
@@ -64,9 +64,10 @@ async def create(body: ResponseRequest, request: Request, parts: Parts, caller: 
 
 @router.post("/v1/responses/input_tokens", responses=gives(TokenCount))
 async def input_tokens(body: ResponseRequest, parts: Parts, caller: Asker) -> dict[str, Any]:
-    """How many tokens the input of such a request takes, roughly."""
+    """How many tokens the input of such a request takes, as admission counts them: without passages and what a conversation recalls."""
     asked = await ask(parts, caller, body)
-    return {"object": "response.input_tokens", "input_tokens": estimate(asked.turn.messages)}
+    tokens = await parts.gate.vocabulary.count(asked.turn.messages, asked.turn.toolbox)
+    return {"object": "response.input_tokens", "input_tokens": tokens}
 
 
 @router.get("/v1/responses/{response_id}", response_class=Response, responses=gives(answers.Response, stream=ResponseEvent))
