@@ -5,6 +5,7 @@
 -- hr:adm:pool     hash   counts, limit, estimates  hr:adm:active   zset  tenant -> virtual time, of those that run or wait
 -- hr:adm:vt       hash   tenant -> virtual time    hr:adm:turn:C   zset  tenant -> virtual time, of those that wait in class C
 -- hr:adm:age:C    zset   lease id -> arrival       hr:adm:line:C:T list  lease ids of tenant T that wait in class C, oldest first
+-- hr:adm:recent   zset  tenant -> when its last lease ended, of those that have none
 -- hr:adm:lost     list  what the leases of dead processes had used, for the books
 -- hr:adm:served:B hash   tenant -> weighted tokens within 10 s     hr:{T}:rate  hash  arrival times, quotas, typical length
 --
@@ -12,7 +13,8 @@
 -- All times are this server's, so that no client's clock matters; where it jumps, nobody waits longer than one period.
 
 local LEASES, DUE, POOL, ACTIVE, VT = 'hr:adm:leases', 'hr:adm:due', 'hr:adm:pool', 'hr:adm:active', 'hr:adm:vt'
-local LOST = 'hr:adm:lost'
+local LOST, RECENT = 'hr:adm:lost', 'hr:adm:recent'
+local RECENT_MS = 10000
 local CLASSES = {'0', '1', '2'}
 local DAY_MS = 86400000
 local LOST_CLOCK_MS = 60000
@@ -110,12 +112,16 @@ local function lift(tenant)
   local vt = math.max(number(redis.call('HGET', VT, tenant), 0), least)
   redis.call('HSET', VT, tenant, string.format('%.6f', vt))
   redis.call('ZADD', ACTIVE, vt, tenant)
+  redis.call('ZREM', RECENT, tenant)
 end
 
-local function rest(tenant)
+local function rest(tenant, now)
   if redis.call('HEXISTS', POOL, 'of:' .. tenant) == 1 then return end
   redis.call('HSET', POOL, 'last_vt', redis.call('HGET', VT, tenant) or 0)
   redis.call('ZREM', ACTIVE, tenant)
+  redis.call('ZADD', RECENT, now, tenant)
+  redis.call('ZREMRANGEBYSCORE', RECENT, '-inf', '(' .. now - RECENT_MS)
+  redis.call('PEXPIRE', RECENT, RECENT_MS)
   if redis.call('ZCARD', ACTIVE) == 0 then
     redis.call('DEL', VT)
     redis.call('HDEL', POOL, 'last_vt')
@@ -134,6 +140,7 @@ local function work_of(lease) return lease.prompt * lease.w_in + lease.served * 
 local function start(id, lease, now)
   lease.state, lease.started = 'run', now
   count('run', 1)
+  count('at:' .. lease.tenant, 1)
   local work = work_of(lease)
   spend(lease, work - lease.worked, now)
   lease.worked = work
@@ -148,31 +155,40 @@ local function unqueue(id, lease)
   count('wait', -1)
 end
 
--- The class whose turn it is: the highest that waits, but a lower one first when its oldest has waited too long.
-local function next_class(now, ageing_ms)
+-- Whether a tenant may have another slot. One is left free for each tenant that was here a moment ago, half of all at most: who asks
+-- now and then finds it, however many long answers another has begun at once.
+local function room(tenant, now, running, limit)
+  if running >= limit then return false end
+  if pool('at:' .. tenant, 0) == 0 then return true end
+  local held = redis.call('ZCOUNT', RECENT, now - RECENT_MS, '+inf')
+  return running < limit - math.min(held, math.floor(limit / 2))
+end
+
+-- The lease whose turn it is: of the tenant with the least virtual time in the highest class that waits, but the oldest of a lower
+-- class first when it has waited too long.
+local function next_lease(now, running, limit)
   local chosen
   for _, class in ipairs(CLASSES) do
     local oldest = redis.call('ZRANGE', 'hr:adm:age:' .. class, 0, 0, 'WITHSCORES')
     if oldest[1] then
       if not chosen then chosen = class
-      elseif now - oldest[2] > ageing_ms then return class, oldest[1] end
+      elseif now - oldest[2] > pool('ageing', 20000) and room(load(oldest[1]).tenant, now, running, limit) then return oldest[1] end
     end
   end
-  return chosen
+  if not chosen then return end
+  for _, tenant in ipairs(redis.call('ZRANGE', 'hr:adm:turn:' .. chosen, 0, 255)) do
+    if room(tenant, now, running, limit) then return redis.call('LINDEX', 'hr:adm:line:' .. chosen .. ':' .. tenant, 0) end
+  end
 end
 
 -- Starts those who wait, for as long as there is room.
 local function dispatch(now)
   local waiting, running = pool('wait', 0), pool('run', 0)
   if waiting == 0 then return end
-  local limit, ageing_ms = pool('limit', 1), pool('ageing', 20000)
-  while waiting > 0 and running < math.floor(limit) do
-    local class, id = next_class(now, ageing_ms)
-    if not class then return end
-    if not id then
-      local tenant = redis.call('ZRANGE', 'hr:adm:turn:' .. class, 0, 0)[1]
-      id = redis.call('LINDEX', 'hr:adm:line:' .. class .. ':' .. tenant, 0)
-    end
+  local limit = math.floor(pool('limit', 1))
+  while waiting > 0 and running < limit do
+    local id = next_lease(now, running, limit)
+    if not id then return end
     local lease = load(id)
     unqueue(id, lease)
     start(id, lease, now)
@@ -188,13 +204,14 @@ local function finish(id, lease, prompt, served, now)
   if lease.state == 'run' then
     spend(lease, work_of(lease) - lease.worked, now)
     count('run', -1)
+    count('at:' .. lease.tenant, -1)
   elseif lease.state == 'wait' then
     unqueue(id, lease)
   end
   redis.call('HDEL', LEASES, id)
   redis.call('ZREM', DUE, id)
   counts(lease, -1)
-  rest(lease.tenant)
+  rest(lease.tenant, now)
 end
 
 -- Ends the leases of processes that gave no sign of life, with what they had served by their last one.
@@ -362,7 +379,8 @@ local function admit(keys, args)
   local state, place = 'free', 0
   if ask.slot then
     state = 'run'
-    if not ask.running and (pool('wait', 0) > 0 or pool('run', 0) >= math.floor(pool('limit', 1))) then
+    local waits = pool('wait', 0) > 0 and pool('at:' .. ask.tenant, 0) > 0
+    if not ask.running and (waits or not room(ask.tenant, now, pool('run', 0), math.floor(pool('limit', 1)))) then
       place = ahead(ask.tenant, ask.class, redis.call('LLEN', 'hr:adm:line:' .. ask.class .. ':' .. ask.tenant))
       if not ask.again then
         local why, wait_ms = check_queue(ask, place)

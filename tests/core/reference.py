@@ -43,6 +43,7 @@ class Model:
     active: set[str] = field(default_factory=set)
     last_vt: float = 0.0
     used: dict[str, int] = field(default_factory=dict)
+    recent: dict[str, float] = field(default_factory=dict)
 
     def admit(self, name: str, ask: dict[str, Any]) -> str:
         self.reap()
@@ -58,7 +59,7 @@ class Model:
         mine = [held for held in self.leases.values() if held.tenant == tenant]
         if len(mine) >= ask["concurrent"]["tenant"]:
             return "busy"
-        waits = bool(self.lines) or self._running() >= self.slots
+        waits = (bool(self.lines) and self._at(tenant) > 0) or not self._room(tenant)
         if waits and len(self.lines) >= ask["most_waiting"]:
             return "full"
         if (
@@ -136,11 +137,22 @@ class Model:
         if not any(other.tenant == held.tenant for other in self.leases.values()):
             self.last_vt = self.vt.get(held.tenant, 0.0)
             self.active.discard(held.tenant)
+            self.recent[held.tenant] = self.now
             if not self.active:
                 self.vt, self.last_vt = {}, 0.0
 
     def _running(self) -> int:
         return sum(held.state == "run" for held in self.leases.values())
+
+    def _at(self, tenant: str) -> int:
+        return sum(held.state == "run" and held.tenant == tenant for held in self.leases.values())
+
+    def _room(self, tenant: str) -> bool:
+        """One slot is left free for each tenant that was here within ten seconds."""
+        if self._running() >= self.slots or self._at(tenant) == 0:
+            return self._running() < self.slots
+        held = sum(self.now - left <= 10_000 for left in self.recent.values())
+        return self._running() < self.slots - min(held, self.slots // 2)
 
     def _class(self, name: str) -> str:
         return self.leases[name].ask["class"]
@@ -150,6 +162,7 @@ class Model:
             least = min((self.vt[one] for one in self.active), default=self.last_vt)
             self.vt[tenant] = max(self.vt.get(tenant, 0.0), least)
             self.active.add(tenant)
+            self.recent.pop(tenant, None)
 
     def _spend(self, held: Held) -> None:
         self.vt[held.tenant] = self.vt.get(held.tenant, 0.0) + (held.work - held.worked) / held.ask["weight"]
@@ -162,16 +175,18 @@ class Model:
 
     def _dispatch(self) -> None:
         while self.lines and self._running() < self.slots:
-            name = self._next()
+            if not (name := self._next()):
+                return
             self.lines.remove(name)
             self._start(name)
 
-    def _next(self) -> str:
+    def _next(self) -> str | None:
         classes = sorted({self._class(name) for name in self.lines})
         for lower in classes[1:]:
             oldest = min((name for name in self.lines if self._class(name) == lower), key=lambda one: (self.leases[one].arrived, one))
-            if self.now - self.leases[oldest].arrived > self.ageing_ms:
+            if self.now - self.leases[oldest].arrived > self.ageing_ms and self._room(self.leases[oldest].tenant):
                 return oldest
         first = [name for name in self.lines if self._class(name) == classes[0]]
-        tenant = min({self.leases[name].tenant for name in first}, key=lambda one: (self.vt[one], one))
-        return next(name for name in first if self.leases[name].tenant == tenant)
+        tenants = sorted({self.leases[name].tenant for name in first}, key=lambda one: (self.vt[one], one))
+        tenant = next((one for one in tenants if self._room(one)), None)
+        return next((name for name in first if self.leases[name].tenant == tenant), None)

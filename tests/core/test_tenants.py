@@ -97,5 +97,5 @@ async def test_a_policy_is_the_limits_of_tenant_and_key(tenants: Tenants, store:
     made = await keys.mint("acme", ["chat"], limits=Limits(concurrent=3), models=["headrace", "other"])
     principal = await keys.verify(made.secret)
     assert principal.models == {"headrace"}
-    assert await keys.policy(principal) == Policy(Limits(requests_per_minute=60), Limits(concurrent=3), 2.5)
+    assert await keys.policy(principal) == Policy(Limits(requests_per_minute=60), Limits(concurrent=3), 2.5, "exact")
     assert (await keys.tenant(principal)).cache == "exact"

@@ -170,6 +170,6 @@ async def test_an_open_socket_ends_with_its_tenants_suspension_and_its_answers_t
 
 
 async def test_an_open_socket_ends_when_its_token_does(house: House, key: NewKey) -> None:
-    token = (await mint(house, key, ttl_s=1))["token"]
+    token = (await mint(house, key, ttl_s=2))["token"]
     async with page(house, "headrace", carried(token)) as connection:
-        assert await closed(connection, within_s=3) == 1008
+        assert await closed(connection, within_s=4) == 1008

@@ -94,7 +94,7 @@ async def test_a_break_after_the_first_text_is_an_interruption_and_keeps_the_tex
         with pytest.raises(StreamInterrupted):
             await relays("sim@cut=5").generate(generation(hub, "cut"))
         deltas = await collect(follower, 1)
-    assert deltas[0] == Text(0, "w0")
+    assert deltas[0] == Text(0, "w0", tokens=1)
 
 
 async def test_cancelling_ends_the_backends_work(relays: Callable[..., Relays], hub: Hub, upstream: Simulator) -> None:

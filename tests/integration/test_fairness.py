@@ -26,6 +26,8 @@ SLOTS = 32
 TTFT_MS, ITL_MS = 200, 20
 LONG, SHORT = 100, 20
 PAUSE_S = 0.5
+WARM_S = 25
+"""Who comes first takes every slot; the others are served until they have had as much."""
 
 
 @dataclass
@@ -167,10 +169,10 @@ async def test_shares_follow_the_weights_and_one_alone_has_everything(known: Sta
     for weight in weights:
         await crowd.add(f"weight{weight}-{seconds}", weight)
     tallies: dict[int, Tally] = {weight: Tally() for weight in weights}
-    until = time.monotonic() + 4 + seconds
+    until = time.monotonic() + WARM_S + seconds
     loops = [crowd.loop(f"weight{weight}-{seconds}", LONG, until, tallies[weight]) for weight in weights for _ in range(40)]
     running = asyncio.gather(*loops)
-    await asyncio.sleep(4)
+    await asyncio.sleep(WARM_S)
     before = {weight: tally.tokens for weight, tally in tallies.items()}
     await asyncio.sleep(seconds)
     got = {weight: tallies[weight].tokens - before[weight] for weight in weights}
