@@ -15,6 +15,9 @@ import httpx2
 import psutil
 import pytest
 
+from deployments.core.config import Settings
+from deployments.core.store import open_store
+from deployments.core.usage import Books
 from loadtest.bench.bare import free_ports
 from tests.loadtest.conftest import Simulator, spawn
 
@@ -54,6 +57,15 @@ class Stack:
     def named(self, part: str) -> psutil.Process:
         """The process whose command line holds that text."""
         return next(process for process in self.processes() if any(part in word for word in process.cmdline()))
+
+    async def used(self, tenant: str) -> tuple[int, int, int]:
+        """Requests, and tokens read and written, that the books hold of a tenant."""
+        store = open_store(Settings(data_dir=self.data_dir))
+        try:
+            days = await Books(store).of(tenant, 2)
+        finally:
+            await store.close()
+        return sum(day.requests for day in days), sum(day.prompt_tokens for day in days), sum(day.completion_tokens for day in days)
 
     def headrace(self, *words: str, within_s: float = 300) -> "subprocess.CompletedProcess[str]":
         """Run a command of the command line against it."""

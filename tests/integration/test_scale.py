@@ -56,6 +56,7 @@ def p95(values: list[float]) -> float:
 async def test_clients_that_leave_in_a_burst_leave_nothing_running(stack: Stack, http: httpx2.AsyncClient, count: int) -> None:
     assert stack.backend
     await asyncio.to_thread(stack.backend.reset)
+    *_, before = await stack.used("demo")
     chance = random.Random(3)
 
     async def leave(number: int) -> None:
@@ -69,8 +70,13 @@ async def test_clients_that_leave_in_a_burst_leave_nothing_running(stack: Stack,
     await asyncio.gather(*(leave(number) for number in range(count)))
     await asyncio.sleep(1)
     stats = await asyncio.to_thread(stack.backend.stats)
-    print(f"{count} clients left in a burst: {stats['open']} generations run 1 s later, {len(stats['ended'])} were ended")  # noqa: T201
     assert stats["open"] == 0
+    await asyncio.sleep(2)  # the books are written every second
+    *_, after = await stack.used("demo")
+    charged, written = after - before, sum(entry["tokens_sent"] for entry in stats["ended"])
+    figures = f"0 generations run 1 s later, {len(stats['ended'])} were ended, {charged} tokens charged of {written} written"
+    print(f"{count} clients left in a burst: {figures}")  # noqa: T201
+    assert written - 16 * len(stats["ended"]) <= charged <= written
 
 
 async def opened(stack: Stack, count: int) -> list[ClientConnection]:
