@@ -1,6 +1,8 @@
 """Fair shares and overload on the whole stack, in front of a model that writes no more than so many answers at once."""
 
 import asyncio
+import itertools
+import random
 import statistics
 import tempfile
 import time
@@ -28,6 +30,9 @@ LONG, SHORT = 100, 20
 PAUSE_S = 0.5
 WARM_S = 25
 """Who comes first takes every slot; the others are served until they have had as much."""
+
+
+_seeds = itertools.count()
 
 
 @dataclass
@@ -83,9 +88,10 @@ class Crowd:
                 tally.whole += 1
 
     async def loop(self, name: str, tokens: int, until: float, tally: Tally, pause_s: float = 0.0) -> None:
-        """Answers one after another."""
+        """Answers one after another, of many lengths around `tokens`: equal ones would all end at once, for as long as it goes on."""
+        chance = random.Random(len(self.keys) + next(_seeds))
         while time.monotonic() < until:
-            await self.ask(name, tokens, tally)
+            await self.ask(name, chance.randint(tokens // 2, 3 * tokens // 2), tally)
             if pause_s:
                 await asyncio.sleep(pause_s)
 
