@@ -25,7 +25,7 @@ from deployments.core.types import Called, Cited, Delta, Finished, Message, Open
 from deployments.core.vault import Lock
 from pipeline.flow import end
 from pipeline.prompts.compose import GROUNDED, NOTHING_FOUND
-from pipeline.shelf import Kept, Shelf, Slot
+from pipeline.shelf import Kept, Place, Shelf
 
 _logger = logging.getLogger("headrace.cache")
 
@@ -43,11 +43,11 @@ class Cached:
 
     async def answer(self, turn: Turn, run: Run) -> None:
         """Write the whole response of a turn to its log: the one that is kept, or that of the flow, which is kept then."""
-        slot = await self._slot(turn, run)
-        if slot is None:
+        place = await self._place(turn, run)
+        if place is None:
             await self._flow.answer(turn, run)
             return
-        known, vector = await self._known(turn, slot)
+        known, vector = await self._known(turn, place)
         if known:
             await _replay(turn, run, known)
             return
@@ -55,7 +55,7 @@ class Cached:
         async def keep(log: Sequence[Delta]) -> None:
             await run.keep(log)
             if answer := _keepable(log):
-                await self._shelf.put(slot, answer, vector)
+                await self._shelf.put(place, answer, vector)
 
         await self._flow.answer(turn, replace(run, keep=keep, vector=vector))
 
@@ -63,7 +63,7 @@ class Cached:
         """Close the connection."""
         await self._shelf.close()
 
-    async def _slot(self, turn: Turn, run: Run) -> Slot | None:
+    async def _place(self, turn: Turn, run: Run) -> Place | None:
         """Where the answer is kept; None where nobody asked for that, or it can't be.
 
         The version of the store is read before anything is looked for in it: what changes meanwhile makes the answer unreachable.
@@ -74,24 +74,24 @@ class Cached:
             return None  # it was begun before, by a worker that died
         mine = run.store.of(turn.principal)
         try:
-            return slot(turn, await mine.lock(), await mine.corpus.version(turn.store_id) if turn.store_id else 0, self._revision)
+            return place(turn, await mine.lock(), await mine.corpus.version(turn.store_id) if turn.store_id else 0, self._revision)
         except (SQLAlchemyError, HeadraceError):
             _logger.exception("the cache is passed over")
             return None
 
-    async def _known(self, turn: Turn, slot: Slot) -> tuple[Kept | None, Vector | None]:
+    async def _known(self, turn: Turn, place: Place) -> tuple[Kept | None, Vector | None]:
         """The answer that is kept, and the embedding of the question where close ones count: the flow goes on with it."""
-        known = await self._shelf.get(slot)
+        known = await self._shelf.get(place)
         if known or turn.reuse is None or turn.reuse.threshold is None:
             return known, None
         try:
             vector = (await self._embeds.embed([turn.question]))[0]
         except HeadraceError:
             return None, None  # whoever needs it will say so
-        return await self._shelf.closest(slot, vector, turn.reuse.threshold), vector
+        return await self._shelf.closest(place, vector, turn.reuse.threshold), vector
 
 
-def slot(turn: Turn, lock: Lock, corpus: int, revision: bytes) -> Slot:
+def place(turn: Turn, lock: Lock, corpus: int, revision: bytes) -> Place:
     """Where the answer to a turn is kept, given the version of its store and of what answers."""
     caller = turn.principal
     who = (caller.tenant, caller.user, sorted(caller.scopes), None if caller.models is None else sorted(caller.models))
@@ -100,7 +100,7 @@ def slot(turn: Turn, lock: Lock, corpus: int, revision: bytes) -> Slot:
     what = (turn.model, turn.sampling, around, asked, turn.toolbox, turn.search, turn.store_id, corpus, revision)
     partition = _encode((who, what))
     numbers = re.findall(r"\d+", turn.question)
-    return Slot(caller.tenant, lock, lock.mark(_encode((partition, numbers))), lock.mark(_encode((partition, turn.question, "exact"))))
+    return Place(caller.tenant, lock, lock.mark(_encode((partition, numbers))), lock.mark(_encode((partition, turn.question, "exact"))))
 
 
 def revision(settings: Settings) -> bytes:

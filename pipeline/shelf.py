@@ -40,7 +40,7 @@ _kept = msgspec.msgpack.Decoder(Kept).decode
 
 
 @dataclass(frozen=True)
-class Slot:
+class Place:
     """Where the answer to one question is kept: `name` stands for the question and all it depends on, `partition` for that without it.
 
     Both are keyed digests; `tenant` and `lock` are whose they are.
@@ -74,19 +74,19 @@ class Shelf:
         self._limits = settings.cache
         self._clock = clock
 
-    async def get(self, slot: Slot) -> Kept | None:
+    async def get(self, place: Place) -> Kept | None:
         """The answer to that very question."""
-        return await self._patiently(lambda: self._get(slot, slot.name))
+        return await self._patiently(lambda: self._get(place, place.name))
 
-    async def closest(self, slot: Slot, vector: Vector, threshold: float) -> Kept | None:
+    async def closest(self, place: Place, vector: Vector, threshold: float) -> Kept | None:
         """The answer to the question of the partition that is closest, if its cosine is at least the threshold."""
-        return await self._patiently(lambda: self._closest(slot, vector, threshold))
+        return await self._patiently(lambda: self._closest(place, vector, threshold))
 
-    async def put(self, slot: Slot, kept: Kept, vector: Vector | None) -> None:
+    async def put(self, place: Place, kept: Kept, vector: Vector | None) -> None:
         """Keep an answer, if it is not too large; with its vector, close questions will find it."""
-        sealed = slot.lock.seal(_encode(kept), "cache", slot.name, "answer")
+        sealed = place.lock.seal(_encode(kept), "cache", place.name, "answer")
         if len(sealed) <= self._limits.max_bytes:
-            await self._patiently(lambda: self._put(slot, sealed, vector))
+            await self._patiently(lambda: self._put(place, sealed, vector))
 
     async def close(self) -> None:
         """Close the connection."""
@@ -104,37 +104,37 @@ class Shelf:
             _logger.warning("the cache is passed over: %s", type(error).__name__)
             return None
 
-    async def _get(self, slot: Slot, name: str) -> Kept | None:
-        sealed = cast(bytes | None, await self._valkey.get(slot.answer(name)))
-        return _kept(slot.lock.open(sealed, "cache", name, "answer")) if sealed else None
+    async def _get(self, place: Place, name: str) -> Kept | None:
+        sealed = cast(bytes | None, await self._valkey.get(place.answer(name)))
+        return _kept(place.lock.open(sealed, "cache", name, "answer")) if sealed else None
 
-    async def _closest(self, slot: Slot, vector: Vector, threshold: float) -> Kept | None:
-        kept = cast(list[bytes], await self._valkey.lrange(slot.near, 0, -1))
+    async def _closest(self, place: Place, vector: Vector, threshold: float) -> Kept | None:
+        kept = cast(list[bytes], await self._valkey.lrange(place.near, 0, -1))
         if not kept:
             return None
-        names, vectors = zip(*(_question(slot.lock.open(one, "cache", slot.partition, "near")) for one in kept), strict=True)
+        names, vectors = zip(*(_question(place.lock.open(one, "cache", place.partition, "near")) for one in kept), strict=True)
         cosines = np.stack([np.frombuffer(one, "<f4") for one in vectors]) @ vector
         for place in np.argsort(-cosines)[:_CLOSEST]:
-            if cosines[place] >= threshold and (known := await self._get(slot, names[place])):
+            if cosines[place] >= threshold and (known := await self._get(place, names[place])):
                 return known
         return None
 
-    async def _put(self, slot: Slot, sealed: bytes, vector: Vector | None) -> None:
+    async def _put(self, place: Place, sealed: bytes, vector: Vector | None) -> None:
         ttl, now = self._limits.ttl_s, self._clock()
-        kept = {slot.answer(slot.name): now + ttl}
+        kept = {place.answer(place.name): now + ttl}
         pipe = self._valkey.pipeline(transaction=False)
-        pipe.set(slot.answer(slot.name), sealed, ex=ttl)
+        pipe.set(place.answer(place.name), sealed, ex=ttl)
         if vector is not None:
-            question = _encode((slot.name, vector.astype("<f4").tobytes()))
-            pipe.lpush(slot.near, slot.lock.seal(question, "cache", slot.partition, "near"))
-            pipe.ltrim(slot.near, 0, self._limits.max_vectors - 1)
-            pipe.expire(slot.near, ttl)
-            kept[slot.near] = now + ttl
-        pipe.zadd(slot.index, kept)
-        pipe.expire(slot.index, ttl)
-        pipe.zremrangebyscore(slot.index, "-inf", now)
-        pipe.zcard(slot.index)
+            question = _encode((place.name, vector.astype("<f4").tobytes()))
+            pipe.lpush(place.near, place.lock.seal(question, "cache", place.partition, "near"))
+            pipe.ltrim(place.near, 0, self._limits.max_vectors - 1)
+            pipe.expire(place.near, ttl)
+            kept[place.near] = now + ttl
+        pipe.zadd(place.index, kept)
+        pipe.expire(place.index, ttl)
+        pipe.zremrangebyscore(place.index, "-inf", now)
+        pipe.zcard(place.index)
         over = cast(int, (await pipe.execute())[-1]) - self._limits.max_entries
         if over > 0:
-            oldest = cast(list[tuple[bytes, float]], await self._valkey.zpopmin(slot.index, over))
+            oldest = cast(list[tuple[bytes, float]], await self._valkey.zpopmin(place.index, over))
             await self._valkey.delete(*(name for name, _ in oldest))

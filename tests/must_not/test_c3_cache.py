@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from deployments.core.config import Settings
 from deployments.core.store import Store
 from deployments.core.types import Message, Principal, Reuse, Sampling, Search, Text, Tool, Toolbox, Turn, Usage
-from pipeline.cache import revision, slot
-from pipeline.shelf import Kept, Shelf, Slot
+from pipeline.cache import place, revision
+from pipeline.shelf import Kept, Place, Shelf
 from tests.fakes import FakeEmbeds, database, tenant
 from tests.house import House, location
 
@@ -81,13 +81,13 @@ class Bench:
     store: Store
     settings: Settings
 
-    async def slot(self, turn: Turn, corpus: int = 7, code: bytes | None = None) -> Slot:
-        return slot(turn, await self.store.of(turn.principal).lock(), corpus, code or revision(self.settings))
+    async def place(self, turn: Turn, corpus: int = 7, code: bytes | None = None) -> Place:
+        return place(turn, await self.store.of(turn.principal).lock(), corpus, code or revision(self.settings))
 
     async def put(self, turn: Turn, text: str) -> None:
-        await self.shelf.put(await self.slot(turn), Kept((Text(1, text),), Usage()), FakeEmbeds.vector(turn.question))
+        await self.shelf.put(await self.place(turn), Kept((Text(1, text),), Usage()), FakeEmbeds.vector(turn.question))
 
-    async def hits(self, place: Slot, question: str) -> int:
+    async def hits(self, place: Place, question: str) -> int:
         found = await self.shelf.get(place), await self.shelf.closest(place, FakeEmbeds.vector(question), 0.97)
         return sum(one is not None for one in found)
 
@@ -114,13 +114,13 @@ async def test_no_probe_finds_what_belongs_to_another(valkey: Redis, tmp_path: P
             name = list(CHANGES)[number % len(CHANGES)]
             asked = near(question, chance)
             probe = CHANGES[name](replace(base, messages=(base.messages[0], Message("user", asked))), chance)
-            found[name] = found.get(name, 0) + await bench.hits(await bench.slot(probe), asked)
+            found[name] = found.get(name, 0) + await bench.hits(await bench.place(probe), asked)
         assert sum(found.values()) == 0, found
-        assert await bench.hits(await bench.slot(base, corpus=8), question) == 0
-        assert await bench.hits(await bench.slot(base, code=b"other prompts"), question) == 0
-        assert await bench.hits(await bench.slot(base), question) == 2  # it was there to be found
+        assert await bench.hits(await bench.place(base, corpus=8), question) == 0
+        assert await bench.hits(await bench.place(base, code=b"other prompts"), question) == 0
+        assert await bench.hits(await bench.place(base), question) == 2  # it was there to be found
         close = near(question, random.Random(1)).upper()
-        assert await bench.hits(await bench.slot(replace(base, messages=(base.messages[0], Message("user", close)))), close) == 1
+        assert await bench.hits(await bench.place(replace(base, messages=(base.messages[0], Message("user", close)))), close) == 1
         await bench.shelf.close()
 
 
@@ -140,7 +140,7 @@ async def test_one_tenant_can_not_open_what_another_keeps(valkey: Redis, tmp_pat
         ]
         for turn in turns:
             await bench.put(turn, turn.principal.tenant)
-        ours, theirs = [await bench.slot(turn) for turn in turns]
+        ours, theirs = [await bench.place(turn) for turn in turns]
         await valkey.copy(theirs.answer(theirs.name), ours.answer(ours.name), replace=True)
         await valkey.copy(theirs.near, ours.near, replace=True)
         assert await bench.hits(ours, "Hi") == 0
