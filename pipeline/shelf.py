@@ -114,8 +114,8 @@ class Shelf:
             return None
         names, vectors = zip(*(_question(place.lock.open(one, "cache", place.partition, "near")) for one in kept), strict=True)
         cosines = np.stack([np.frombuffer(one, "<f4") for one in vectors]) @ vector
-        for place in np.argsort(-cosines)[:_CLOSEST]:
-            if cosines[place] >= threshold and (known := await self._get(place, names[place])):
+        for number in np.argsort(-cosines)[:_CLOSEST]:
+            if cosines[number] >= threshold and (known := await self._get(place, names[number])):
                 return known
         return None
 
