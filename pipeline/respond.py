@@ -92,6 +92,7 @@ class Respond:
         want = await means.gate.want(turn, BACKGROUND, requests=0)
         async with means.gate.admit(turn.principal, want) as lease:
             lease.tape = run.tape
+            await lease.turn()  # waiting for it is no part of the answer's deadline
             await responses.begin(job.subject, _begun(stored), job)
             await self.flow.answer(turn, replace(run, slot=lease))
 

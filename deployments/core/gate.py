@@ -90,7 +90,8 @@ class Gate:
     def start(self) -> None:
         """Begin to listen for grants and to give signs of life."""
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._listen()), loop.create_task(self._tick()), loop.create_task(self._books.run())]
+        beside = (self._listen(), self._tick(), self._books.run(), self.vocabulary.warm())
+        self._tasks = [loop.create_task(one) for one in beside]
 
     async def close(self) -> None:
         """Settle what has ended, and stop."""

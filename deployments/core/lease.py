@@ -107,11 +107,7 @@ class Lease:
 
     async def __aenter__(self) -> "Lease":
         """Wait for the turn; raises Overloaded where it does not come in time."""
-        try:
-            async with asyncio.timeout_at(self._until):
-                await self._turn.wait()
-        except TimeoutError:
-            raise Overloaded("too many requests wait before this one", retry_after_s=2) from None
+        await self.turn()
         self._began, self._task = self._loop.time(), asyncio.current_task()
         if self._over:
             raise self._exceeded()
@@ -121,6 +117,14 @@ class Lease:
         task, self._task = self._task, None
         if self._over and task and kind is asyncio.CancelledError and task.uncancel() == 0:
             raise self._exceeded() from error
+
+    async def turn(self) -> None:
+        """Wait for the turn; raises Overloaded where it does not come in time."""
+        try:
+            async with asyncio.timeout_at(self._until):
+                await self._turn.wait()
+        except TimeoutError:
+            raise Overloaded("too many requests wait before this one", retry_after_s=2) from None
 
     def reads(self, messages: Sequence[Message]) -> None:
         """Note what the backend is given to read."""
