@@ -7,9 +7,12 @@ busy it waits for its turn in a queue that all processes share. Nothing is admit
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 import msgspec
@@ -35,6 +38,9 @@ RETRY_S = 0.05
 
 _TICK_S = 0.1
 """Pause between two looks at what the leases of this process have used."""
+
+_REMEMBERED = 1000
+"""Requests whose admission is remembered for how long it took."""
 
 _LINES = 32
 """Calls under way at once, each on a connection of its own; one takes a tenth of a millisecond of Valkey."""
@@ -86,6 +92,12 @@ class Gate:
         self._ended: list[Lease] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
+        self._took: deque[float] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def admit_ms(self) -> float:
+        """What admission took of the last requests of this process, in the middle of them."""
+        return 1000 * median(self._took) if self._took else 0.0
 
     def start(self) -> None:
         """Begin to listen for grants and to give signs of life."""
@@ -132,13 +144,14 @@ class Gate:
 
     async def _ask(self, lease: Lease) -> Answer:
         """What the functions say to a lease; raises what refuses it."""
-        within_s = min(self._stall_s, lease.want.patience_s)
+        within_s, started = min(self._stall_s, lease.want.patience_s), time.perf_counter()
         while True:
             answer = _answer(await self._call("hr_admit", _encode(self._request(lease)), within_s=within_s))
             if answer.state != "cold":
                 break
             used = await self._books.used(lease.principal)
             await self._call("hr_warm", lease.principal.tenant, *used, within_s=within_s)
+        self._took.append(time.perf_counter() - started)
         if error := refusal(answer, lease):
             raise error
         return answer

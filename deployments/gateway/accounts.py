@@ -76,7 +76,7 @@ class Share(Shape):
 
 
 class Load(Shape):
-    """What runs and waits in all processes together, and Jain's index over the shares."""
+    """What runs and waits in all processes together, Jain's index over the shares, and what admission takes at the gateway that answers."""
 
     object: Literal["load"]
     running: int
@@ -84,6 +84,7 @@ class Load(Shape):
     limit: float
     hold_ms: float
     jain: float
+    admit_ms: float
     shares: list[Share]
 
 

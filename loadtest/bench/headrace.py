@@ -60,6 +60,7 @@ class Headrace:
                 await process.line(UP, START_S)
                 key = (self.data / "demo.key").read_text().strip()
                 behind = json.loads((self.data / "instance.json").read_bytes())["serve_port"]
-                yield Endpoint(f"http://127.0.0.1:{port}/v1", key, process.pid, f"http://127.0.0.1:{behind}/v1")
+                admin = (self.data / "admin.key").read_text().strip()
+                yield Endpoint(f"http://127.0.0.1:{port}/v1", key, process.pid, admin, f"http://127.0.0.1:{behind}/v1")
             finally:
                 await stop(process, signal.SIGINT, port)

@@ -6,6 +6,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
+import httpx2
 import orjson
 
 from loadtest.bench.driver import Job, Result
@@ -79,6 +80,8 @@ class Meter:
         windows, figures = self._windows, self._run.figures
         await self._phase(WARM_UP, self._job(20, windows.warm_s), {})
         await self._single(self._job(1, windows.single_s))
+        if self._endpoint.admin is not None:
+            await self._admission(self._endpoint.admin)
         for clients in CROWDS:
             await self._crowd(self._job(clients, windows.crowd_s))
         if self._tree is not None:
@@ -95,6 +98,12 @@ class Meter:
         if self._endpoint.inner is not None:
             await self._unfronted(self._endpoint.inner)
         return self._run
+
+    async def _admission(self, key: str) -> None:
+        """What admission took of the requests so far."""
+        async with httpx2.AsyncClient(headers={"authorization": f"Bearer {key}"}) as http:
+            load = (await http.get(f"{self._endpoint.url.removesuffix('/v1')}/admin/load")).json()
+        self._run.figures["admission_ms"] = load["admit_ms"]
 
     async def _unfronted(self, url: str) -> None:
         """The same without the proxy in front: one at a time, and not streamed."""

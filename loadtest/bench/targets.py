@@ -21,6 +21,8 @@ class Endpoint:
     url: str
     key: str
     pid: int | None
+    admin: str | None = None
+    """The key of an administrator, where it has one."""
     inner: str | None = None
     """Where it answers without the proxy in front of it."""
 

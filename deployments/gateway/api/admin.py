@@ -135,7 +135,7 @@ async def load(parts: Parts, caller: Admin) -> dict[str, Any]:
     """What runs and waits now, in all processes together."""
     seen = await parts.gate.look()
     shares = [{"tenant": tenant, "work": work, "leases": leases} for tenant, work, leases in seen.shares]
-    return {"object": "load", **msgspec.structs.asdict(seen), "shares": shares, "jain": seen.jain}
+    return {"object": "load", **msgspec.structs.asdict(seen), "shares": shares, "jain": seen.jain, "admit_ms": parts.gate.admit_ms}
 
 
 @router.get("/audit", response_class=Response, responses=serves("application/x-ndjson", 200))
