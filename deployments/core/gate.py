@@ -30,7 +30,9 @@ from deployments.core.usage import Books
 
 _logger = logging.getLogger("headrace.gate")
 
-LIBRARY = (Path(__file__).parent / "admission.lua").read_text()
+_PARTS = ("rates.lua", "shares.lua", "admission.lua")
+
+LIBRARY = "#!lua name=headrace\n" + "".join((Path(__file__).parent / part).read_text() for part in _PARTS)
 """The functions, as Valkey loads them."""
 
 RETRY_S = 0.05
