@@ -114,7 +114,7 @@ def crowded(spawn: Callable[..., Simulator]) -> Iterator[Callable[..., Stack]]:
 @pytest.fixture(scope="module")
 def known(crowded: Callable[..., Stack]) -> Stack:
     """A stack that is told how many answers its model writes at once."""
-    return crowded(HEADRACE_ADMISSION__MAX_RUNNING=str(SLOTS))
+    return crowded(HEADRACE_ADMISSION__MAX_RUNNING=str(SLOTS), **QUEUE)
 
 
 @pytest.fixture
@@ -131,7 +131,9 @@ def jain(shares: list[float]) -> float:
     return sum(shares) ** 2 / (len(shares) * sum(share * share for share in shares))
 
 
-SECONDS = [pytest.param(8, id="short"), pytest.param(60, marks=pytest.mark.full, id="full")]
+FULL = pytest.param(60, marks=pytest.mark.full, id="full")
+SECONDS = [pytest.param(6, id="short"), FULL]
+QUEUE = {"HEADRACE_ADMISSION__MAX_WAITING": "64", "HEADRACE_ADMISSION__MAX_WAITING_EACH": "64"}
 
 
 @pytest.mark.parametrize("seconds", SECONDS)
@@ -169,7 +171,7 @@ async def test_one_hog_starves_nobody(known: Stack, http: httpx2.AsyncClient, se
     assert first[1] <= 3 * first[0]
 
 
-@pytest.mark.parametrize("seconds", SECONDS)
+@pytest.mark.parametrize("seconds", [FULL])
 async def test_shares_follow_the_weights_and_one_alone_has_everything(known: Stack, http: httpx2.AsyncClient, seconds: int) -> None:
     crowd, weights = Crowd(known, http), {1: 1.0, 2: 2.0, 4: 4.0}
     for weight in weights:
@@ -190,7 +192,7 @@ async def test_shares_follow_the_weights_and_one_alone_has_everything(known: Sta
     rate, capacity = alone.tokens / (time.monotonic() - at), SLOTS * LONG / ((TTFT_MS + LONG * ITL_MS) / 1000)
     told = ", ".join(f"{weight}: {share:.3f}" for weight, share in shares.items())
     print(f"weights 1:2:4, {seconds} s: of the fair share {told}; one alone {rate:.0f} of {capacity:.0f} tokens/s")  # noqa: T201
-    assert all(abs(share - 1) < (0.25 if seconds < 60 else 0.05) for share in shares.values())
+    assert all(abs(share - 1) < 0.1 for share in shares.values())
     assert rate > 0.7 * capacity
 
 
@@ -217,13 +219,13 @@ async def test_ten_times_too_much_work_costs_little_of_it(
     request: pytest.FixtureRequest, crowded: Callable[..., Stack], seconds: int, told: str
 ) -> None:
     """The stack that is not told how many slots its model has must find out by the time to the first token."""
-    queue = {"HEADRACE_ADMISSION__MAX_WAITING": "64", "HEADRACE_ADMISSION__MAX_WAITING_EACH": "64"}
-    stack = crowded(**queue, **({"HEADRACE_ADMISSION__MAX_RUNNING": str(SLOTS)} if told == "told" else {}))
+    stack = request.getfixturevalue("known") if told == "told" else crowded(**QUEUE)
     async with httpx2.AsyncClient(base_url=stack.url, timeout=120, limits=httpx2.Limits(max_connections=2000)) as http:
         crowd = Crowd(stack, http)
-        await crowd.add("crowd")
-        await crowd.ask("crowd", SHORT, Tally())
-        peak, goodput, flood = await overload(crowd, "crowd", seconds)
+        name = f"crowd-{seconds}"
+        await crowd.add(name)
+        await crowd.ask(name, SHORT, Tally())
+        peak, goodput, flood = await overload(crowd, name, seconds)
     waits = statistics.median(flood.waits)
     seen: dict[str, Any] = dict(flood.statuses)
     rate = f"{goodput:.1f} of {peak:.1f} answers/s ({goodput / peak:.2f})"
