@@ -31,6 +31,11 @@ class Vocabulary:
     def __init__(self, path: Path | None):
         self._path = path
 
+    @property
+    def exact(self) -> bool:
+        """Whether it counts as the model does."""
+        return self._vocabulary is not None
+
     async def count(self, messages: Sequence[Message], toolbox: Toolbox | None = None) -> int:
         """Tokens of a prompt."""
         texts = [message.content for message in messages]

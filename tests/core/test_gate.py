@@ -19,8 +19,9 @@ from deployments.core.store import Store
 from deployments.core.types import Message, Principal, Usage
 from deployments.core.usage import Books
 from deployments.core.valkey import connect
+from deployments.core.vault import Vault
 from tests.conftest import Server
-from tests.fakes import tenant, until
+from tests.fakes import ROOT, Clock, database, tenant, until
 
 WANT = Want("m", prompt=10, most_output=100, typical=100, patience_s=5)
 
@@ -42,6 +43,18 @@ class Hall:
     open: Callable[[], "Gate"]
     principal: Principal
     policy: dict[str, Policy] = field(default_factory=dict)
+
+
+@pytest.fixture
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """Each server with one engine: what they keep has nothing to do with each other."""
+    if request.node.callspec.params["valkey_server"] == "valkey":
+        async with database(tmp_path, Clock()) as store:
+            yield store
+        return
+    store = Store(request.getfixturevalue("postgres").database(), Vault(ROOT), Clock())
+    yield store
+    await store.close()
 
 
 @pytest.fixture

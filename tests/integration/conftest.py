@@ -134,3 +134,21 @@ def stack(upstream: Simulator) -> Iterator[Stack]:
     alive = end(running)
     shutil.rmtree(path, ignore_errors=True)
     assert alive == []
+
+
+WORDS = [f"w{i}" for i in range(60)]
+LEASE_S = 3.0
+"""How long a gateway that died holds the key of an answer it had begun."""
+
+
+@pytest.fixture(scope="session")
+def pair(spawn: Callable[..., Simulator]) -> Iterator[Stack]:
+    """A stack with two gateways and two workers, parts of which tests kill."""
+    path = Path(tempfile.mkdtemp(prefix="hr-"))
+    backend = spawn("--ttft-ms", "50", "--itl-ms", "20", "--tokens", str(len(WORDS)))
+    twice = {f"HEADRACE_{stage}__SCALING__{bound}_REPLICAS": "2" for stage in ("GATEWAY", "WORKER") for bound in ("MIN", "MAX")}
+    running = start(path / "data", backend, HEADRACE_IDEMPOTENCY__LEASE_S=str(LEASE_S), **twice)
+    yield running
+    alive = end(running)
+    shutil.rmtree(path, ignore_errors=True)
+    assert alive == []

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ import httpx2
 import psutil
 import pytest
 
-from tests.integration.conftest import Stack, end, start
-from tests.loadtest.conftest import Simulator
+from tests.integration.conftest import LEASE_S, Stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -54,18 +52,8 @@ def test_duplicates_through_the_edge_are_one_generation(stack: Stack) -> None:
 
 
 BODY: dict[str, Any] = {"model": "headrace-direct", "input": "Tell me of wheels.", "stream": True}
-LEASE_S = 3.0
 RESTART_S = 30.0
 """A killed gateway is back within this time, by far."""
-
-
-@pytest.fixture
-def pair(folder: Path, upstream: Simulator) -> Iterator[Stack]:
-    """A stack with two gateways and a short lease."""
-    twice = {f"HEADRACE_GATEWAY__SCALING__{bound}_REPLICAS": "2" for bound in ("MIN", "MAX")}
-    running = start(folder, upstream, HEADRACE_IDEMPOTENCY__LEASE_S=str(LEASE_S), **twice)
-    yield running
-    assert end(running) == []
 
 
 def gateways(pair: Stack) -> list[psutil.Process]:

@@ -3,11 +3,8 @@
 import asyncio
 import json
 import random
-import shutil
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx2
@@ -16,31 +13,16 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from tests.integration.conftest import Stack, end, start
-from tests.loadtest.conftest import Simulator
+from tests.integration.conftest import WORDS, Stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3000)]
 
-WORDS = [f"w{i}" for i in range(60)]
 LAST = ("response.completed", "response.incomplete", "response.failed")
 LONGEST_S = 60
 CALM_S = 11
 """A Valkey that dies younger is started again only after a pause, which grows."""
 
 Event = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def pair(spawn: Callable[..., Simulator]) -> Iterator[Stack]:
-    """A stack with two gateways and two workers."""
-    path = Path(tempfile.mkdtemp(prefix="hr-"))
-    upstream = spawn("--ttft-ms", "50", "--itl-ms", "20", "--tokens", str(len(WORDS)))
-    twice = {f"HEADRACE_{stage}__SCALING__{bound}_REPLICAS": "2" for stage in ("GATEWAY", "WORKER") for bound in ("MIN", "MAX")}
-    running = start(path / "data", upstream, **twice)
-    yield running
-    alive = end(running)
-    shutil.rmtree(path, ignore_errors=True)
-    assert alive == []
 
 
 class Reader:

@@ -2,19 +2,14 @@
 
 import asyncio
 import json
-import shutil
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx2
 import psutil
 import pytest
 
-from tests.integration.conftest import Stack, end, start
-from tests.loadtest.conftest import Simulator
+from tests.integration.conftest import Stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
@@ -23,20 +18,11 @@ CALM_S = 11
 """A Valkey that dies younger is started again only after a pause, which grows."""
 
 
-@pytest.fixture
-def own(spawn: Callable[..., Simulator]) -> Iterator[Stack]:
-    path = Path(tempfile.mkdtemp(prefix="hr-"))
-    running = start(path / "data", spawn("--ttft-ms", "50", "--itl-ms", "10", "--tokens", "20"))
-    yield running
-    alive = end(running)
-    shutil.rmtree(path, ignore_errors=True)
-    assert alive == []
-
-
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.full)])
-async def test_without_valkey_nobody_is_a_stranger_and_nothing_is_free(own: Stack, kills: int) -> None:
+async def test_without_valkey_nobody_is_a_stranger_and_nothing_is_free(pair: Stack, kills: int) -> None:
     statuses, answered, over = Counter[int](), list[float](), asyncio.Event()
     told: list[dict[str, int]] = []
+    before = await pair.used("demo")
     body = {"model": "headrace-direct", "stream": True, "stream_options": {"include_usage": True}}
     body |= {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -52,17 +38,17 @@ async def test_without_valkey_nobody_is_a_stranger_and_nothing_is_free(own: Stac
             told.append(next(one for one in usage if one))
             answered.append(time.monotonic())
 
-    headers = {"authorization": f"Bearer {own.key}"}
-    async with httpx2.AsyncClient(base_url=own.url, headers=headers, timeout=60) as http:
+    headers = {"authorization": f"Bearer {pair.key}"}
+    async with httpx2.AsyncClient(base_url=pair.url, headers=headers, timeout=60) as http:
         load = [asyncio.create_task(client(http)) for _ in range(CLIENTS)]
         gaps: list[float] = []
         for _ in range(kills):
             await asyncio.sleep(CALM_S if kills > 1 else 3)
-            valkey = own.named("valkey.conf")
+            valkey = pair.named("valkey.conf")
             valkey.kill()
             killed = time.monotonic()
             psutil.wait_procs([valkey], timeout=5)
-            await asyncio.to_thread(own.until, lambda: own.named("valkey.conf").is_running(), "another Valkey", 20)
+            await asyncio.to_thread(pair.until, lambda: pair.named("valkey.conf").is_running(), "another Valkey", 20)
             back = time.monotonic()
             while not (answered and answered[-1] > back):
                 assert time.monotonic() < back + 20
@@ -71,7 +57,7 @@ async def test_without_valkey_nobody_is_a_stranger_and_nothing_is_free(own: Stac
         over.set()
         await asyncio.gather(*load)
     await asyncio.sleep(2)
-    requests, prompt, completion = await own.used("demo")
+    requests, prompt, completion = (now - then for now, then in zip(await pair.used("demo"), before, strict=True))
     said = sum(one["completion_tokens"] for one in told)
     figures = f"{requests} requests and {completion} tokens in the books, {statuses[200]} and {said} told"
     print(f"Valkey killed {kills} times: {dict(statuses)}, answers again after at most {max(gaps):.2f} s; {figures}")  # noqa: T201

@@ -21,7 +21,7 @@ from deployments.gateway.events import Event, ResponseEvents, encoder
 from deployments.gateway.idempotency import attempt_of
 from deployments.gateway.items import page
 from deployments.gateway.replies import Stream, Whole
-from deployments.gateway.responses import ResponseRequest
+from deployments.gateway.responses import ResponseRequest, estimate
 from deployments.gateway.shapes import Deleted, gives
 from deployments.gateway.sse import ResponseBody, ResponseStream
 
@@ -64,9 +64,10 @@ async def create(body: ResponseRequest, request: Request, parts: Parts, caller: 
 
 @router.post("/v1/responses/input_tokens", responses=gives(TokenCount))
 async def input_tokens(body: ResponseRequest, parts: Parts, caller: Asker) -> dict[str, Any]:
-    """How many tokens the input of such a request takes, as admission counts them: without passages and what a conversation recalls."""
+    """How many tokens the input of such a request takes, without passages and what a conversation recalls; roughly for a hosted model."""
     asked = await ask(parts, caller, body)
-    tokens = await parts.gate.vocabulary.count(asked.turn.messages, asked.turn.toolbox)
+    vocabulary, messages = parts.gate.vocabulary, asked.turn.messages
+    tokens = await vocabulary.count(messages, asked.turn.toolbox) if vocabulary.exact else estimate(messages)
     return {"object": "response.input_tokens", "input_tokens": tokens}
 
 
