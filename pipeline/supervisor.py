@@ -102,7 +102,7 @@ class Supervisor:
         except edge.Unusable as error:
             raise StartFailed(str(error)) from error
         quick = Backoff(first_s=0.05, most_s=0.5, calm_s=2)
-        self._edge = Child("edge", Command(self._proxy.argv, mark), logs / "edge.log", probe=self._proxy.up, backoff=quick)
+        self._edge = Child("edge", Command(self._proxy.argv, mark), logs / "edge.log", probe=self._proxy.up, bury=self._tidy, backoff=quick)
         self._ray = Child(
             "ray", ray.command, logs / "ray.log", probe=self._is_app_up, hear=self._hear, bury=self._bury, backoff=Backoff(1, 30, 30)
         )
@@ -232,6 +232,10 @@ class Supervisor:
 
     async def _is_app_up(self) -> bool:
         return self._app_up
+
+    async def _tidy(self) -> None:
+        """The edge's master died: collect what came to us of its workers, which go with it."""
+        _reap({child.pid for child in self._children() if child.pid is not None})
 
     async def _bury(self) -> None:
         """Ray died: end what it left behind, Serve's proxy above all, before it starts again."""

@@ -193,11 +193,13 @@ def test_what_is_killed_comes_back(running: Running, part: str, within_s: float)
 
 
 @pytest.mark.full
-def test_ray_is_started_again_with_the_application(running: Running):
+def test_ray_is_started_again_with_the_application_and_the_edge_stays(running: Running):
+    edge = {process.pid for process in running.find("edge.cfg")}
     for victim in running.find("raylet/raylet"):
         victim.kill()
     noticed = wait(lambda: running.get("/echo/x")[0] == 503, 20)
     print(f"\nraylet killed: back after {noticed + wait(lambda: running.get('/echo/x')[0] == 200, 90):.1f} s")  # noqa: T201
+    assert {process.pid for process in running.find("edge.cfg")} == edge
 
 
 @pytest.mark.full
