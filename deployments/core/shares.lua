@@ -66,7 +66,12 @@ local function load(id)
   return packed and cmsgpack.unpack(packed)
 end
 
-local function work_of(lease) return lease.prompt * lease.w_in + lease.served * lease.w_out end
+-- What a lease weighs while it runs: what it has reserved counts as written, so that a tenant that is behind does not begin more than
+-- it is owed before the first tokens of these answers tell. Once it has ended, what it really was.
+local function work_of(lease, ended)
+  local written = ended and lease.served or math.max(lease.served, lease.charged - lease.prompt)
+  return lease.prompt * lease.w_in + written * lease.w_out
+end
 
 local function start(id, lease, now)
   lease.state, lease.started = 'run', now
@@ -133,7 +138,7 @@ local function finish(id, lease, prompt, served, now)
   charge(lease.tenant, lease.rates, 0, prompt + served - lease.charged, now, lease.arrived)
   lease.prompt, lease.served = prompt, served
   if lease.state == 'run' then
-    spend(lease, work_of(lease) - lease.worked, now)
+    spend(lease, work_of(lease, true) - lease.worked, now)
     count('run', -1)
     count('at:' .. lease.tenant, -1)
   elseif lease.state == 'wait' then

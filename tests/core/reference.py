@@ -26,7 +26,8 @@ class Held:
 
     @property
     def work(self) -> float:
-        return self.ask["prompt"] * self.ask["w_in"] + self.served * self.ask["w_out"]
+        """What is reserved counts as written."""
+        return self.ask["prompt"] * self.ask["w_in"] + max(self.served, self.charged - self.ask["prompt"]) * self.ask["w_out"]
 
 
 @dataclass
@@ -130,7 +131,7 @@ class Model:
         self._charge(held.tenant, held.ask["rates"], 0, prompt + served - held.charged)
         if held.state == "run":
             held.ask = held.ask | {"prompt": prompt}
-            held.served = served
+            held.served, held.charged = served, prompt + served
             self._spend(held)
         else:
             self.lines.remove(name)
