@@ -152,6 +152,10 @@ class Generator(Section):
         return self.scaling.model_copy(update=bounds)
 
 
+_LEAST_RUNNING = 4
+"""A backend is always given so many answers to write, however slow it is."""
+
+
 class Pool(BaseModel):
     """How many answers the backends are asked to write at once, all together: bounds."""
 
@@ -173,7 +177,7 @@ class Admission(Section):
         default=None, ge=1, description="Answers written at once by all backends together; default: what the generator stage takes."
     )
     min_running: int | None = Field(
-        default=None, ge=1, description="Under load no fewer than these; default: all for the embedded backend, an eighth for others."
+        default=None, ge=1, description="Under load no fewer than these; default: all for the embedded backend, 4 for others."
     )
     max_waiting: int = Field(default=512, ge=0, description="Requests that wait for their turn at once; more get 503.")
     max_waiting_each: int = Field(default=128, ge=0, description="The same for one tenant; more get 429.")
@@ -320,7 +324,7 @@ class Settings(BaseSettings):
         stage, admission = self.generator.stage, self.admission
         high = admission.max_running or stage.max_ongoing * stage.max_replicas
         fixed = self.generator.base_url is None or admission.max_running is not None
-        low = min(high, admission.min_running or (high if fixed else max(1, high // 8)))
+        low = min(high, admission.min_running or (high if fixed else min(high, _LEAST_RUNNING)))
         return Pool(low=low, high=high)
 
     @property

@@ -179,14 +179,14 @@ local function learn_length(tenant, served)
   redis.call('HSET', key, 'p95', string.format('%.1f', typical))
 end
 
--- Concurrency that follows the time to the first token: shorter than usual lets it grow, longer lets it shrink (Netflix's Gradient2).
+-- Concurrency that follows the time to the first token: beyond twice the shortest it shrinks, else it grows (the gradient of Netflix's
+-- concurrency-limits). The shortest is forgotten slowly, as models and prompts change.
 local function learn_latency(ttft, hold_lo, hold_hi)
   local long, short = pool('long', ttft), pool('short', ttft)
   short = short + (ttft - short) * 0.2
-  long = long + (ttft - long) * 0.02
-  if long > 2 * short then long = long * 0.95 end
+  long = ttft < long and ttft or long + (ttft - long) * 0.001
   local limit, running = pool('limit', hold_hi), pool('run', 0)
-  local gradient = math.max(0.5, math.min(1, 1.5 * long / short))
+  local gradient = math.max(0.5, math.min(1, 2 * long / short))
   if gradient < 1 or running * 2 > limit then
     local aim = limit * gradient + math.max(1, math.sqrt(limit) / 2)
     limit = math.max(hold_lo, math.min(hold_hi, limit + 0.2 * (aim - limit)))
