@@ -118,7 +118,7 @@ local function meter(keys, args)
       lease.served = math.max(lease.served, served)
       if state == 'run' then
         if served > 0 then lease.seen = true end
-        if ttft >= 0 then learn_latency(ttft, pool('low', 1), pool('high', 1)) end
+        if ttft >= 0 then learn_latency(ttft, lease.started, now) end
         local work = work_of(lease)
         spend(lease, work - lease.worked, now)
         lease.worked = work

@@ -11,6 +11,7 @@
 local LEASES, DUE, POOL, ACTIVE, VT = 'hr:adm:leases', 'hr:adm:due', 'hr:adm:pool', 'hr:adm:active', 'hr:adm:vt'
 local LOST, RECENT = 'hr:adm:lost', 'hr:adm:recent'
 local RECENT_MS = 10000
+local OWN_MS = 250
 local CLASSES = {'0', '1', '2'}
 
 local function count(field, by)
@@ -179,19 +180,26 @@ local function learn_length(tenant, served)
   redis.call('HSET', key, 'p95', string.format('%.1f', typical))
 end
 
--- Concurrency that follows the time to the first token: beyond twice the shortest it shrinks, else it grows (the gradient of Netflix's
--- concurrency-limits). The shortest is forgotten slowly, as models and prompts change.
-local function learn_latency(ttft, hold_lo, hold_hi)
-  local long, short = pool('long', ttft), pool('short', ttft)
-  short = short + (ttft - short) * 0.2
-  long = ttft < long and ttft or long + (ttft - long) * 0.001
-  local limit, running = pool('limit', hold_hi), pool('run', 0)
-  local gradient = math.max(0.5, math.min(1, 2 * long / short))
-  if gradient < 1 or running * 2 > limit then
-    local aim = limit * gradient + math.max(1, math.sqrt(limit) / 2)
-    limit = math.max(hold_lo, math.min(hold_hi, limit + 0.2 * (aim - limit)))
+-- Concurrency that follows the time to the first token of leases that began under the limit in force: beyond twice the shortest, and
+-- what a busy machine of ours adds, it is cut once, in proportion; else it grows. The shortest is forgotten slowly, as models and prompts
+-- change (the gradient of Netflix's concurrency-limits, one cut a round trip as in TCP).
+local function learn_latency(ttft, started, now)
+  local low, high = pool('low', 1), pool('high', 1)
+  local shortest, cut = pool('shortest', ttft), pool('cut', 0)
+  shortest = ttft < shortest and ttft or shortest + math.min(ttft - shortest, shortest) * 0.001
+  redis.call('HSET', POOL, 'shortest', string.format('%.3f', shortest))
+  if started < cut or low == high then return end
+  local limit, tolerated = pool('limit', high), 2 * shortest + OWN_MS
+  local mean = pool('ttft', ttft)
+  mean = mean + (ttft - mean) * 0.2
+  if mean > tolerated then
+    limit = math.max(low, limit * math.max(0.5, tolerated / mean))
+    mean = tolerated
+    redis.call('HSET', POOL, 'cut', now)
+  elseif pool('run', 0) * 2 > limit then
+    limit = math.min(high, limit + 1 / math.sqrt(limit))
   end
-  redis.call('HSET', POOL, 'long', string.format('%.3f', long), 'short', string.format('%.3f', short), 'limit', string.format('%.4f', limit))
+  redis.call('HSET', POOL, 'ttft', string.format('%.3f', mean), 'limit', string.format('%.4f', limit))
 end
 
 -- How many start before a lease that has so many of its own tenant's before it: these, and of each other tenant one more at most.

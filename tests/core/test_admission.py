@@ -1,6 +1,7 @@
 """The functions of admission, against a reference in plain Python and against what they promise, on both servers."""
 
 import random
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -234,6 +235,50 @@ def test_no_window_holds_more_than_its_limit_and_a_block_for_each_stream(functio
             assert window <= limit + limit * length / minute + block * streams
     last = sum(served_at[-2 * minute :])
     assert 0.98 * 2 * limit <= last <= 2 * limit + block * streams
+
+
+def test_concurrency_finds_what_a_backend_can_do_and_costs_little_of_it(functions: Functions) -> None:
+    """Two minutes of far too much work for a backend of 32 slots that nobody has told us of."""
+    functions.begin(["a"])
+    slots, ttft_ms, hold_ms, step_ms = 32, 200, 2200, 50
+    pool = {"low": 4, "high": 512, "lease": LEASE_MS, "ageing": 5000}
+    line: deque[tuple[str, float]] = deque()
+    busy: dict[str, tuple[float, float]] = {}
+    ended, waits, number = list[float](), list[tuple[float, float]](), 0
+    states: dict[str, str] = {}
+    for step in range(120_000 // step_ms):
+        now = START_MS + step * step_ms
+        functions.at(now)
+        for _ in range(5):
+            number += 1
+            name = f"{number:06}"
+            state = functions.call("hr_admit", ask(name, rates=[], most_output=100, pool=pool, most_waiting=64, most_waiting_each=64))[0]
+            if state in ("run", "wait"):
+                states[name] = state
+        for name, state in functions.states().items():
+            if state == "run" and states.get(name) != "in":
+                states[name] = "in"
+                line.append((name, now))
+        while line and len(busy) < slots:
+            name, came = line.popleft()
+            busy[name] = (came, now)
+        signs = [(name, 0, -1) for name, state in states.items() if state != "in" or name not in busy]
+        for name, (came, began) in busy.items():
+            first = began + ttft_ms <= now < began + ttft_ms + step_ms
+            signs.append((name, 1, now - came if first else -1))
+            if first:
+                waits.append((now, now - came))
+        functions.call("hr_meter", signs)
+        done = [name for name, (_, began) in busy.items() if now >= began + hold_ms]
+        for name in done:
+            del busy[name], states[name]
+            ended.append(now)
+        functions.call("hr_settle", [(name, 10, 100, True) for name in done])
+    for minute in range(2):
+        within = sum(START_MS + minute * 60_000 <= moment < START_MS + (minute + 1) * 60_000 for moment in ended)
+        assert within >= 0.85 * 60_000 / hold_ms * slots
+    late = sorted(wait for moment, wait in waits if moment > START_MS + 90_000)
+    assert late[len(late) // 2] < 700
 
 
 def test_a_request_larger_than_the_limit_can_never_pass(functions: Functions) -> None:
