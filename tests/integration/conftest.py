@@ -16,7 +16,9 @@ import psutil
 import pytest
 
 from deployments.core.config import Settings
+from deployments.core.keys import Keys
 from deployments.core.store import open_store
+from deployments.core.tenants import Tenants, Terms
 from deployments.core.usage import Books
 from loadtest.bench.bare import free_ports
 from tests.loadtest.conftest import Simulator, spawn
@@ -57,6 +59,16 @@ class Stack:
     def named(self, part: str) -> psutil.Process:
         """The process whose command line holds that text."""
         return next(process for process in self.processes() if any(part in word for word in process.cmdline()))
+
+    async def tenant(self, name: str, weight: float = 1.0) -> str:
+        """The key of a new tenant."""
+        settings = Settings(data_dir=self.data_dir)
+        store = open_store(settings)
+        try:
+            await Tenants(store, "test").add(Terms(name=name, weight=weight), name)
+            return (await Keys(store, settings.pepper_bytes()).mint(name, ["chat"])).secret
+        finally:
+            await store.close()
 
     async def used(self, tenant: str) -> tuple[int, int, int]:
         """Requests, and tokens read and written, that the books hold of a tenant."""

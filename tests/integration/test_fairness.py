@@ -15,10 +15,6 @@ from typing import Any
 import httpx2
 import pytest
 
-from deployments.core.config import Settings
-from deployments.core.keys import Keys
-from deployments.core.store import open_store
-from deployments.core.tenants import Tenants, Terms
 from tests.integration.conftest import Stack, end, start
 from tests.loadtest.conftest import Simulator
 
@@ -54,13 +50,7 @@ class Crowd:
     keys: dict[str, str] = field(default_factory=dict[str, str])
 
     async def add(self, name: str, weight: float = 1.0) -> None:
-        store = open_store(Settings(data_dir=self.stack.data_dir))
-        try:
-            await Tenants(store, "test").add(Terms(name=name, weight=weight), name)
-            pepper = Settings(data_dir=self.stack.data_dir).pepper_bytes()
-            self.keys[name] = (await Keys(store, pepper).mint(name, ["chat"])).secret
-        finally:
-            await store.close()
+        self.keys[name] = await self.stack.tenant(name, weight)
 
     async def ask(self, name: str, tokens: int, tally: Tally) -> None:
         """One streamed answer, counted as far as it goes."""
