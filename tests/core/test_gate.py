@@ -274,6 +274,31 @@ async def test_what_a_dead_process_held_is_given_back_and_what_it_used_is_booked
     assert (await Books(hall.store).used(hall.principal))[:2] == (2, 40 + 1 + await gate.vocabulary.count([]))
 
 
+async def test_a_valkey_without_memory_counts_as_away(hall: Hall, valkey: Redis) -> None:
+    gate = hall.open()
+    await valkey.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(Overloaded):
+            await gate.admit(hall.principal, WANT).__aenter__()
+    finally:
+        await valkey.config_set("maxmemory", 0)
+    async with gate.admit(hall.principal, WANT):
+        pass
+
+
+async def test_a_gate_closes_without_valkey(valkey_server: Server, hall: Hall) -> None:
+    gate = hall.open()
+    async with gate.admit(hall.principal, WANT):
+        pass
+    valkey_server.kill()
+    await gate.close()
+    assert all(task.done() for task in gate._tasks)
+    Path(valkey_server.url.removeprefix("unix://")).unlink(missing_ok=True)
+    valkey_server.start()
+    await until(Path(valkey_server.url.removeprefix("unix://")).exists)
+    await asyncio.sleep(0.1)  # it is there a moment before somebody listens
+
+
 async def test_nothing_is_admitted_without_valkey_and_leases_are_taken_up_again(valkey_server: Server, hall: Hall, tmp_path: Path) -> None:
     gate = hall.open()
     started: list[float] = []

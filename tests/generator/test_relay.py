@@ -33,15 +33,6 @@ class Plain:
         return [" [1]", Citation(1, 4, 1, "u", "t")]
 
 
-@pytest.fixture
-async def hub(valkey: Redis) -> AsyncIterator[Hub]:
-    hub = Hub(valkey, config.Log())
-    hub.start()
-    await hub.ready(5)
-    yield hub
-    await hub.close()
-
-
 def generation(hub: Hub, name: str, deadline_s: float = 10) -> Generation:
     log = LogRef(name, "t1", (hub.channel,), record=False)
     return Generation(log, "default", (Message("user", f"[[marker:{name}]]"),), Sampling(), (), (), deadline_s)

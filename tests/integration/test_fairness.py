@@ -55,7 +55,7 @@ class Crowd:
     async def ask(self, name: str, tokens: int, tally: Tally) -> None:
         """One streamed answer, counted as far as it goes."""
         body = {"model": "headrace-direct", "stream": True, "max_tokens": tokens, "messages": [{"role": "user", "content": "Hi"}]}
-        started, first, words = time.monotonic(), 0.0, 0
+        started, first = time.monotonic(), 0.0
         headers = {"authorization": f"Bearer {self.keys[name]}"}
         async with self.http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
             tally.statuses[str(response.status_code)] += 1
@@ -64,12 +64,11 @@ class Crowd:
                 return
             ended = failed = b""
             async for chunk in response.aiter_raw():
-                if (begun := chunk.count(b' "') + chunk.count(b'"w') + chunk.count(b" w")) and not first and b'"w0' in chunk:
+                if not first and b'"w0' in chunk:
                     first = time.monotonic()
                     tally.waits.append(first - started)
-                words += begun
                 tally.tokens += chunk.count(b" w") + chunk.count(b'"w')
-                ended = chunk[-16:] if chunk else ended
+                ended = chunk or ended
                 failed = chunk if b'"error"' in chunk else failed
             if failed:
                 assert b'"retry_after_ms"' in failed
@@ -157,8 +156,8 @@ async def test_one_hog_starves_nobody(known: Stack, http: httpx2.AsyncClient, se
     )
     print(f"one hog and nine light tenants, {seconds} s: Jain {jain(shares):.3f}, {figures}, the hog got {shares[-1]:.2f} of what was left")  # noqa: T201
     assert all(tally.statuses.keys() == {"200"} for tally in beside.values())
-    assert jain(shares) >= 0.9
-    assert first[1] <= 3 * first[0]
+    assert jain(shares) >= (0.95 if seconds >= 60 else 0.9)
+    assert first[1] <= (2 if seconds >= 60 else 3) * first[0]
 
 
 @pytest.mark.parametrize("seconds", [FULL])
@@ -182,7 +181,7 @@ async def test_shares_follow_the_weights_and_one_alone_has_everything(known: Sta
     rate, capacity = alone.tokens / (time.monotonic() - at), SLOTS * LONG / ((TTFT_MS + LONG * ITL_MS) / 1000)
     told = ", ".join(f"{weight}: {share:.3f}" for weight, share in shares.items())
     print(f"weights 1:2:4, {seconds} s: of the fair share {told}; one alone {rate:.0f} of {capacity:.0f} tokens/s")  # noqa: T201
-    assert all(abs(share - 1) < 0.1 for share in shares.values())
+    assert all(abs(share - 1) < 0.05 for share in shares.values())
     assert rate > 0.7 * capacity
 
 
@@ -222,4 +221,4 @@ async def test_ten_times_too_much_work_costs_little_of_it(
     print(f"10x overload, {seconds} s, {told}: {rate}, {seen}, TTFT p50 {waits:.2f} s")  # noqa: T201
     assert set(flood.statuses) <= {"200", "429", "503", "failed"}
     if seconds >= 60:
-        assert goodput >= 0.8 * peak
+        assert goodput >= 0.85 * peak

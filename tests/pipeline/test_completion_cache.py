@@ -35,30 +35,21 @@ from deployments.core.types import (
     Principal,
     Reason,
     Reuse,
-    Route,
     Sampling,
     Search,
     Searched,
     Text,
     Turn,
     Usage,
-    Vector,
 )
 from pipeline.cache import Cached
 from pipeline.flow import Flow
 from pipeline.jobs import Ingest
 from tests.conftest import Server
-from tests.fakes import FakeEmbeds, FakeRetrieves, database, means, tenant, until
+from tests.fakes import FakeEmbeds, FakeRetrieves, FakeRoutes, database, means, tenant, until
 
 EXACT, CLOSE = Reuse(), Reuse(0.97)
 QUESTION = "what brings water to the wheel"
-
-
-class Routes:
-    """Retrieves whenever it can."""
-
-    async def route(self, turn: Turn, vector: Vector) -> Route:
-        return Route("default", True, 900, "a test")
 
 
 @dataclass
@@ -152,7 +143,7 @@ async def standing(valkey: Redis, url: str, folder: Path, **limits: float) -> As
     hub.start()
     await hub.ready(5)
     embeds, retrieves, model = FakeEmbeds(), FakeRetrieves(), Reads(Outbox(valkey, settings.log))
-    cached = Cached(settings, Flow(settings, embeds, retrieves, Routes(), model), embeds)
+    cached = Cached(settings, Flow(settings, embeds, retrieves, FakeRoutes(), model), embeds)
     async with database(folder) as store:
         ours = await tenant(store, "ours")
         yield Stand(cached, model, embeds, retrieves, store, hub, Outbox(valkey, settings.log, local=hub), ours)

@@ -29,7 +29,6 @@ from deployments.core.types import (
     Opened,
     Outcome,
     Principal,
-    Route,
     Sampling,
     Search,
     Searched,
@@ -37,21 +36,13 @@ from deployments.core.types import (
     Text,
     Turn,
     Usage,
-    Vector,
 )
 from deployments.core.vault import Vault
 from pipeline.flow import Flow
-from tests.fakes import FakeEmbeds, FakeRetrieves
+from tests.fakes import FakeEmbeds, FakeRetrieves, FakeRoutes
 
 OURS = Principal("ours", "key", frozenset())
 NO_STORE = Store("sqlite+aiosqlite://", Vault(bytes(32)))
-
-
-class Routes:
-    """Retrieves whenever it can."""
-
-    async def route(self, turn: Turn, vector: Vector) -> Route:
-        return Route("default", True, 900, "a test")
 
 
 @dataclass
@@ -114,7 +105,7 @@ async def stand(valkey: Redis) -> AsyncIterator[Stand]:
     chunks = [Chunk(0, "A headrace brings water to the wheel", (), 0, 36, 8)]
     await retrieves.replace(OURS, "vs_1", "file-1", "mill.md", "The mill", chunks, await embeds.embed([chunks[0].text]))
     generates = Generates(Outbox(valkey, settings.log))
-    yield Stand(Flow(settings, embeds, retrieves, Routes(), generates), generates, hub, Outbox(valkey, settings.log, local=hub))
+    yield Stand(Flow(settings, embeds, retrieves, FakeRoutes(), generates), generates, hub, Outbox(valkey, settings.log, local=hub))
     await hub.close()
 
 
