@@ -44,7 +44,10 @@ _TICK_S = 0.1
 _MISSING = "unction not found"
 
 _REMEMBERED = 1000
-"""Requests whose admission is remembered for how long it took."""
+"""Requests whose admission is remembered, at most, for how long it took."""
+
+_LATELY_S = 10
+"""How far back these are looked at."""
 
 _LINES = 32
 """Calls under way at once, each on a connection of its own; one takes a tenth of a millisecond of Valkey."""
@@ -96,12 +99,13 @@ class Gate:
         self._ended: list[Lease] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
-        self._took: deque[float] = deque(maxlen=_REMEMBERED)
+        self._took: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
 
     @property
     def admit_ms(self) -> float:
-        """What admission took of the last requests of this process, in the middle of them."""
-        return 1000 * median(self._took) if self._took else 0.0
+        """What admission took of this process's requests of the last seconds, in the middle of them; 0 where there were none."""
+        since = time.perf_counter() - _LATELY_S
+        return 1000 * median([took for ended, took in self._took if ended >= since] or [0.0])
 
     def start(self) -> None:
         """Begin to listen for grants and to give signs of life."""
@@ -155,7 +159,8 @@ class Gate:
                 break
             used = await self._books.used(lease.principal)
             await self._call("hr_warm", lease.principal.tenant, *used, within_s=within_s)
-        self._took.append(time.perf_counter() - started)
+        ended = time.perf_counter()
+        self._took.append((ended, ended - started))
         if error := refusal(answer, lease):
             raise error
         return answer

@@ -100,7 +100,7 @@ class Meter:
         return self._run
 
     async def _admission(self, key: str) -> None:
-        """What admission took of the requests so far."""
+        """What admission took of the requests just made."""
         async with httpx2.AsyncClient(headers={"authorization": f"Bearer {key}"}) as http:
             load = (await http.get(f"{self._endpoint.url.removesuffix('/v1')}/admin/load")).json()
         self._run.figures["admission_ms"] = load["admit_ms"]

@@ -272,12 +272,16 @@ async def test_a_database_that_is_away_does_not_end_the_loop(store: Store, acme:
 async def test_as_many_run_at_once_as_the_handler_says(store: Store, acme: TenantStore) -> None:
     await queued(acme, 7)
     now = most = 0
+    full = asyncio.Event()
 
     async def slow(_: Store, __: Job) -> None:
         nonlocal now, most
         now += 1
         most = max(most, now)
-        await asyncio.sleep(0.02)
+        if now == 3:
+            full.set()
+        await full.wait()
+        await asyncio.sleep(0.1)  # time for one too many to begin
         now -= 1
 
     async with running(store, Script(slow, at_once=3)):
