@@ -11,7 +11,7 @@ from deployments.core.config import Settings
 from deployments.core.errors import NotFound
 from deployments.core.jobs import Job
 from deployments.core.ports import Embeds, Retrieves
-from deployments.core.types import Chunk, Vectors
+from deployments.core.types import Chunk, Source, Vectors
 from deployments.embedder.tokens import Tokens, tokens
 from deployments.retriever.chunk import chunk, embedded_text
 from deployments.retriever.document import Document, Unreadable
@@ -49,7 +49,9 @@ class Ingest:
         file = await mine.file(file_id)
         document, chunks = await asyncio.to_thread(self._read, await mine.content(file_id), file.filename)
         vectors = await self._embed(document.title, chunks)
-        await self.retrieves.replace(job.principal, store_id, file_id, file.filename, document.title, chunks, vectors)
+        member = await mine.member(store_id, file_id)
+        source = Source(file_id, file.filename, document.title, member.attributes, member.created_at)
+        await self.retrieves.replace(job.principal, store_id, source, chunks, vectors)
         await mine.complete(store_id, file_id, document.title, document.text, chunks, vectors, job)
 
     async def give_up(self, means: Means, job: Job, code: Reason, message: str) -> None:
@@ -69,7 +71,7 @@ class Ingest:
 
     async def _undo(self, means: Means, job: Job) -> None:
         store_id, _, file_id = job.subject.partition("/")
-        await self.retrieves.replace(job.principal, store_id, file_id, "", "", (), np.zeros((0, 0), np.float32))
+        await self.retrieves.replace(job.principal, store_id, Source(file_id), (), np.zeros((0, 0), np.float32))
         await means.store.of(job.principal).corpus.touch(store_id)
 
     def _read(self, content: bytes, filename: str) -> tuple[Document, list[Chunk]]:

@@ -18,6 +18,7 @@ from httpx2 import ASGITransport, AsyncClient
 from openai import AsyncOpenAI
 
 from deployments.core.config import Settings
+from deployments.core.filters import holds
 from deployments.core.follow import Hub
 from deployments.core.gate import Gate
 from deployments.core.jobs import INGEST
@@ -30,7 +31,7 @@ from deployments.core.run import Run
 from deployments.core.schema import migrate
 from deployments.core.store import Store
 from deployments.core.tokens import Tokens
-from deployments.core.types import Chunk, Passage, Principal, Query, Route, Turn, Vector, Vectors
+from deployments.core.types import Chunk, Passage, Principal, Query, Route, Source, Turn, Vector, Vectors
 from deployments.core.usage import Books
 from deployments.core.valkey import connect
 from deployments.core.vault import Vault
@@ -79,22 +80,24 @@ class FakeRetrieves:
 
     def __init__(self, min_similarity: float = 0.2) -> None:
         self._min_similarity = min_similarity
-        self.files: dict[tuple[str, str, str], list[tuple[str, str, Chunk, Vector]]] = {}
+        self.files: dict[tuple[str, str, str], list[tuple[Source, Chunk, Vector]]] = {}
 
-    async def replace(
-        self, principal: Principal, store_id: str, file_id: str, filename: str, title: str, chunks: Sequence[Chunk], vectors: Vectors
-    ) -> None:
-        self.files.pop((principal.tenant, store_id, file_id), None)
+    async def replace(self, principal: Principal, store_id: str, source: Source, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+        self.files.pop((principal.tenant, store_id, source.file_id), None)
         if chunks:
-            rows = [(filename, title, chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
-            self.files[principal.tenant, store_id, file_id] = rows
+            rows = [(source, chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
+            self.files[principal.tenant, store_id, source.file_id] = rows
 
     async def search(self, query: Query) -> tuple[Passage, ...]:
         found = [
-            Passage(file_id, filename, title, chunk, float(vector @ query.vector), float(vector @ query.vector))
-            for (tenant, store_id, file_id), rows in self.files.items()
+            Passage(
+                source.file_id, source.filename, source.title, chunk, *[float(vector @ query.vector)] * 2, attributes, source.created_at
+            )
+            for (tenant, store_id, _), rows in self.files.items()
             if (tenant, store_id) == (query.principal.tenant, query.store_id)
-            for filename, title, chunk, vector in rows
+            for source, chunk, vector in rows
+            for attributes in [source.attributes | chunk.attributes]
+            if query.filters is None or holds(query.filters, attributes)
         ]
         relevant = [passage for passage in found if passage.similarity >= self._min_similarity]
         return tuple(sorted(relevant, key=lambda passage: -passage.score)[: query.limit])

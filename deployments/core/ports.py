@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from deployments.core.types import Chunk, Citation, Generation, Outcome, Passage, Principal, Query, Route, Turn, Vector, Vectors
+from deployments.core.types import Chunk, Citation, Generation, Outcome, Passage, Principal, Query, Route, Source, Turn, Vector, Vectors
 
 
 class Embeds(Protocol):
@@ -21,9 +21,7 @@ class Retrieves(Protocol):
         """The best passages, best first, deduplicated, within the query's budget; () where none is relevant."""
         ...
 
-    async def replace(
-        self, principal: Principal, store_id: str, file_id: str, filename: str, title: str, chunks: Sequence[Chunk], vectors: Vectors
-    ) -> None:
+    async def replace(self, principal: Principal, store_id: str, source: Source, chunks: Sequence[Chunk], vectors: Vectors) -> None:
         """Make `chunks` the whole of that file in the store, at once; no chunks removes the file."""
         ...
 

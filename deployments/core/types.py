@@ -6,6 +6,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from deployments.core.filters import Filter, Value
+
 Vectors = NDArray[np.float32]
 """Unit-length embeddings, shape (n, dimensions)."""
 
@@ -123,6 +125,7 @@ class Chunk(msgspec.Struct, frozen=True):
     """A piece of one document: `text` is the document's characters [start, end).
 
     `number` counts from 0 within the document; `headings` is the title path above it; `tokens` counts the embedder's tokens.
+    `attributes` are its own, such as the fields of a record, and go before those of its file.
     """
 
     number: int
@@ -131,12 +134,24 @@ class Chunk(msgspec.Struct, frozen=True):
     start: int
     end: int
     tokens: int
+    attributes: dict[str, Value] = {}
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A file of a vector store as the index knows it; `created_at` is in Unix seconds."""
+
+    file_id: str
+    filename: str = ""
+    title: str = ""
+    attributes: dict[str, Value] = {}
+    created_at: int = 0
 
 
 class Passage(msgspec.Struct, frozen=True):
     """A chunk as found by a search.
 
-    `score` orders the result (fused rank, 0..1); `similarity` is the cosine of query and passage (-1..1).
+    `score` orders the result (fused rank, 0..1); `similarity` is the cosine of query and passage (-1..1). `attributes` are those of the
+    file and the chunk's own; `created_at`, in Unix seconds, is when the file was put into the store.
     """
 
     file_id: str
@@ -145,12 +160,14 @@ class Passage(msgspec.Struct, frozen=True):
     chunk: Chunk
     score: float
     similarity: float
+    attributes: dict[str, Value] = {}
+    created_at: int = 0
 
 
 class Query(msgspec.Struct, frozen=True):
     """One search in one vector store of the principal.
 
-    `vector` has shape (dimensions,); `limit` counts passages, `budget_tokens` bounds their sum.
+    `vector` has shape (dimensions,); `limit` counts passages, `budget_tokens` bounds their sum. `filters` narrow what is found.
     """
 
     principal: Principal
@@ -159,6 +176,7 @@ class Query(msgspec.Struct, frozen=True):
     vector: Vector
     limit: int = 4
     budget_tokens: int = 1000
+    filters: Filter | None = None
 
 
 class Route(msgspec.Struct, frozen=True):

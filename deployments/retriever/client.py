@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ray.serve.handle import DeploymentHandle
 
 from deployments.core.client import call
-from deployments.core.types import Chunk, Passage, Principal, Query, Vectors
+from deployments.core.types import Chunk, Passage, Principal, Query, Source, Vectors
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,11 @@ class RetrieverClient:
         """The best passages, best first, deduplicated, within the query's budget; () where none is relevant."""
         return await call(self.handle.search.remote(query))
 
-    async def replace(
-        self, principal: Principal, store_id: str, file_id: str, filename: str, title: str, chunks: Sequence[Chunk], vectors: Vectors
-    ) -> None:
+    async def replace(self, principal: Principal, store_id: str, source: Source, chunks: Sequence[Chunk], vectors: Vectors) -> None:
         """Make `chunks` the whole of that file in the store, at once; no chunks removes the file."""
         # By reference: a large file is over the 4 MiB of a gRPC message, and it must arrive in one piece.
         handle = self.handle.options(_by_reference=True)
-        await call(handle.replace.remote(principal, store_id, file_id, filename, title, tuple(chunks), vectors))
+        await call(handle.replace.remote(principal, store_id, source, tuple(chunks), vectors))
 
     async def ping(self) -> None:
         """Return once a replica has answered."""

@@ -25,7 +25,7 @@ from lancedb.table import AsyncTable
 from numpy.typing import NDArray
 
 from deployments.core.errors import InvalidRequest
-from deployments.core.types import Chunk, Principal, Vectors
+from deployments.core.types import Chunk, Principal, Source, Vectors
 from deployments.retriever.chunk import embedded_text
 from deployments.retriever.search import Hit, terms, words
 
@@ -156,7 +156,7 @@ class Shelf:
             return _hits(nearest, query), _hits(matching.sort_by([("_score", "descending")]), query)
         return _hits(await near, query), []
 
-    async def replace(self, store_id: str, file_id: str, filename: str, title: str, chunks: Sequence[Chunk], vectors: Vectors) -> None:
+    async def replace(self, store_id: str, source: Source, chunks: Sequence[Chunk], vectors: Vectors) -> None:
         """Make `chunks` the whole of the file, in one commit; none removes it.
 
         Raises InvalidRequest where vectors are not finite, not one per chunk, or of another length than the store's.
@@ -167,10 +167,10 @@ class Shelf:
             return
         dimensions = (await table.schema()).field("vector").type.list_size
         if chunks:
-            rows = _rows(file_id, filename, title, chunks, _checked(vectors, len(chunks), dimensions))
-            await _retry(lambda: _merge(table, file_id, rows))
+            rows = _rows(source, chunks, _checked(vectors, len(chunks), dimensions))
+            await _retry(lambda: _merge(table, source.file_id, rows))
         else:
-            await _retry(lambda: table.delete(col("file_id") == lit(file_id)))
+            await _retry(lambda: table.delete(col("file_id") == lit(source.file_id)))
         self._index.changed(key, table)
 
     def _key(self, store_id: str) -> tuple[str, str]:
@@ -199,15 +199,15 @@ def _checked(vectors: Vectors, count: int, dimensions: int) -> Vectors:
     return np.ascontiguousarray(vectors, np.float32)
 
 
-def _rows(file_id: str, filename: str, title: str, chunks: Sequence[Chunk], vectors: Vectors) -> pa.Table:
+def _rows(source: Source, chunks: Sequence[Chunk], vectors: Vectors) -> pa.Table:
     schema = _schema(vectors.shape[1])
     columns = {
-        "id": [f"{file_id}:{chunk.number}" for chunk in chunks],
-        "file_id": [file_id] * len(chunks),
-        "filename": [filename] * len(chunks),
-        "title": [title] * len(chunks),
+        "id": [f"{source.file_id}:{chunk.number}" for chunk in chunks],
+        "file_id": [source.file_id] * len(chunks),
+        "filename": [source.filename] * len(chunks),
+        "title": [source.title] * len(chunks),
         "text": [chunk.text for chunk in chunks],
-        "words": [words(embedded_text(title, chunk)) for chunk in chunks],
+        "words": [words(embedded_text(source.title, chunk)) for chunk in chunks],
         **{name: [getattr(chunk, name) for chunk in chunks] for name in ("number", "start", "end", "tokens")},
         "headings": [list(chunk.headings) for chunk in chunks],
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),

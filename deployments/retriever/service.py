@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from deployments.core.config import Settings
-from deployments.core.types import Chunk, Passage, Principal, Query, Vectors
+from deployments.core.types import Chunk, Passage, Principal, Query, Source, Vectors
 from deployments.retriever.index import Index
 from deployments.retriever.search import select
 
@@ -28,11 +28,9 @@ class Retriever:
             min_similarity=self._settings.min_similarity,
         )
 
-    async def replace(
-        self, principal: Principal, store_id: str, file_id: str, filename: str, title: str, chunks: Sequence[Chunk], vectors: Vectors
-    ) -> None:
+    async def replace(self, principal: Principal, store_id: str, source: Source, chunks: Sequence[Chunk], vectors: Vectors) -> None:
         """Make `chunks` the whole of that file in the store, at once; no chunks removes the file."""
-        await self._index.of(principal).replace(store_id, file_id, filename, title, chunks, vectors)
+        await self._index.of(principal).replace(store_id, source, chunks, vectors)
 
     async def ping(self) -> None:
         """Answer."""

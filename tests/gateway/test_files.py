@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deployments.core.config import Gateway, Settings
 from deployments.core.errors import InvalidRequest
-from deployments.core.types import Chunk
+from deployments.core.types import Chunk, Source
 from deployments.gateway.api.files import filename
 from tests.fakes import Desk, FakeEmbeds, database
 
@@ -152,7 +152,7 @@ async def test_a_deleted_file_leaves_every_store_and_the_index(desk: Desk) -> No
     stores = [await client.vector_stores.create(name=str(n), file_ids=[file.id]) for n in range(2)]
     principal = await desk.keys.verify(key)
     for store in stores:
-        await desk.retrieves.replace(principal, store.id, file.id, "a.md", "A", [CHUNK], await FakeEmbeds().embed(["a"]))
+        await desk.retrieves.replace(principal, store.id, Source(file.id, "a.md", "A"), [CHUNK], await FakeEmbeds().embed(["a"]))
     await client.files.delete(file.id)
     assert desk.retrieves.files == {}
     assert [(await client.vector_stores.retrieve(store.id)).file_counts.total for store in stores] == [0, 0]

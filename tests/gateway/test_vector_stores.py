@@ -8,7 +8,7 @@ import pytest
 from openai import AsyncOpenAI, NotFoundError
 
 from deployments.core.config import Settings
-from deployments.core.types import Chunk
+from deployments.core.types import Chunk, Source
 from tests.fakes import Desk, FakeEmbeds, database
 
 CHUNK = Chunk(0, "a", (), 0, 1, 1)
@@ -185,7 +185,7 @@ async def test_a_removed_file_is_out_of_the_index_but_still_a_file(desk: Desk, a
     file_id = await upload(acme)
     store = await acme.vector_stores.create(file_ids=[file_id])
     principal = await desk.keys.verify(acme.api_key)
-    await desk.retrieves.replace(principal, store.id, file_id, "a.md", "A", [CHUNK], await FakeEmbeds().embed(["a"]))
+    await desk.retrieves.replace(principal, store.id, Source(file_id, "a.md", "A"), [CHUNK], await FakeEmbeds().embed(["a"]))
     assert (await acme.vector_stores.files.delete(file_id, vector_store_id=store.id)).deleted
     assert desk.retrieves.files == {}
     with pytest.raises(NotFoundError):

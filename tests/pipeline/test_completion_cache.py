@@ -38,6 +38,7 @@ from deployments.core.types import (
     Sampling,
     Search,
     Searched,
+    Source,
     Text,
     Turn,
     Usage,
@@ -115,7 +116,7 @@ class Stand:
         """Ingest a file into a store, as the worker does: the index first."""
         chunks = [Chunk(0, text, (), 0, len(text), 8)]
         vectors = await self.embeds.embed([text])
-        await self.retrieves.replace(self.ours, store_id, file_id, "mill.md", "The mill", chunks, vectors)
+        await self.retrieves.replace(self.ours, store_id, Source(file_id, "mill.md", "The mill"), chunks, vectors)
         await self.store.of(self.ours).complete(store_id, file_id, "The mill", text, chunks, vectors)
 
     async def filled(self, text: str) -> tuple[str, str]:

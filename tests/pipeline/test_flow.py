@@ -33,6 +33,7 @@ from deployments.core.types import (
     Search,
     Searched,
     Searching,
+    Source,
     Text,
     Turn,
     Usage,
@@ -103,7 +104,7 @@ async def stand(valkey: Redis) -> AsyncIterator[Stand]:
     await hub.ready(5)
     retrieves, embeds = FakeRetrieves(), FakeEmbeds()
     chunks = [Chunk(0, "A headrace brings water to the wheel", (), 0, 36, 8)]
-    await retrieves.replace(OURS, "vs_1", "file-1", "mill.md", "The mill", chunks, await embeds.embed([chunks[0].text]))
+    await retrieves.replace(OURS, "vs_1", Source("file-1", "mill.md", "The mill"), chunks, await embeds.embed([chunks[0].text]))
     generates = Generates(Outbox(valkey, settings.log))
     yield Stand(Flow(settings, embeds, retrieves, FakeRoutes(), generates), generates, hub, Outbox(valkey, settings.log, local=hub))
     await hub.close()

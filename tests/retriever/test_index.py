@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from deployments.core.errors import InvalidRequest
-from deployments.core.types import Chunk, Principal, Vectors
+from deployments.core.types import Chunk, Principal, Source, Vectors
 from deployments.retriever import index as module
 from deployments.retriever.index import Index, Shelf
 from tests.fakes import DIMENSIONS, FakeEmbeds
@@ -30,7 +30,7 @@ def chunks(*texts: str) -> tuple[list[Chunk], Vectors]:
 
 
 async def fill(shelf: Shelf, file_id: str, *texts: str, store_id: str = "store") -> None:
-    await shelf.replace(store_id, file_id, f"{file_id}.md", file_id.title(), *chunks(*texts))
+    await shelf.replace(store_id, Source(file_id, f"{file_id}.md", file_id.title()), *chunks(*texts))
 
 
 async def find(shelf: Shelf, text: str, store_id: str = "store", limit: int = 30) -> tuple[list[str], list[str]]:
@@ -60,9 +60,9 @@ async def test_replacing_a_file_leaves_nothing_of_what_it_was_and_no_chunks_remo
     await fill(shelf, "two", "other words")
     await fill(shelf, "one", "new words")
     assert sorted((await find(shelf, "old first second third new words other"))[0]) == ["new words", "other words"]
-    await shelf.replace("store", "one", "", "", (), np.zeros((0, 0), np.float32))
+    await shelf.replace("store", Source("one"), (), np.zeros((0, 0), np.float32))
     assert (await find(shelf, "new words other"))[0] == ["other words"]
-    await shelf.replace("unknown", "one", "", "", (), np.zeros((0, 0), np.float32))
+    await shelf.replace("unknown", Source("one"), (), np.zeros((0, 0), np.float32))
 
 
 async def test_a_reader_sees_the_old_or_the_new_file_and_never_none_or_both(tmp_path: Path):
@@ -120,7 +120,7 @@ async def test_a_tenant_never_finds_what_another_tenant_stored(tmp_path: Path, i
     await fill(index.of(ALICE), "secret", "the canary sings")
     assert await find(index.of(BOB), "the canary sings") == ([], [])
     await fill(index.of(BOB), "secret", "nothing here")
-    await index.of(BOB).replace("store", "secret", "", "", (), np.zeros((0, 0), np.float32))
+    await index.of(BOB).replace("store", Source("secret"), (), np.zeros((0, 0), np.float32))
     assert (await find(index.of(ALICE), "the canary sings"))[0] == ["the canary sings"]
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -136,7 +136,7 @@ async def test_stores_of_one_tenant_are_apart(index: Index):
 async def test_no_identifier_is_read_as_a_filter_or_a_path(index: Index, tmp_path: Path, payload: str):
     shelf = index.of(ALICE)
     await fill(shelf, "innocent", "alpha beta")
-    await shelf.replace("store", payload, "", "", (), np.zeros((0, 0), np.float32))
+    await shelf.replace("store", Source(payload), (), np.zeros((0, 0), np.float32))
     await fill(shelf, payload, "gamma")
     await fill(shelf, payload, "delta")
     assert sorted((await find(shelf, "alpha beta gamma delta"))[0]) == ["alpha beta", "delta"]
@@ -169,7 +169,7 @@ async def test_vectors_that_are_not_finite_or_do_not_fit_are_refused(index: Inde
     some, vectors = chunks("one", "two")
     for wrong in (np.where(np.eye(2, DIMENSIONS) > 0, bad, vectors).astype(np.float32), vectors[:1], vectors[:, :10]):
         with pytest.raises(InvalidRequest):
-            await shelf.replace("store", "file", "f", "F", some, wrong)
+            await shelf.replace("store", Source("file", "f", "F"), some, wrong)
         with pytest.raises(InvalidRequest):
             await shelf.search("store", "alpha", wrong[0] if wrong.shape[1] < DIMENSIONS else np.full(DIMENSIONS, bad, np.float32), 5)
     assert (await find(shelf, "alpha"))[0] == ["alpha"]

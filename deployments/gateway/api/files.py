@@ -10,7 +10,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from deployments.core.errors import InvalidRequest, TooLarge, Unsupported
 from deployments.core.store import StoredFile
-from deployments.core.types import Principal
+from deployments.core.types import Principal, Source
 from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Context, Parts, Reader, Writes
 from deployments.gateway.shapes import BINARY, Deleted, File, form, gives, serves
@@ -85,7 +85,7 @@ async def withdraw(parts: Context, caller: Principal, store_id: str, file_id: st
     The index goes first: after a crash the file is still listed, and deleting it again works. A file being ingested is withdrawn
     once more afterwards, for what the worker may have put there meanwhile.
     """
-    await parts.stages.retrieves.replace(caller, store_id, file_id, "", "", (), np.zeros((0, 0), np.float32))
+    await parts.stages.retrieves.replace(caller, store_id, Source(file_id), (), np.zeros((0, 0), np.float32))
     await parts.store.of(caller).corpus.touch(store_id)
 
 
