@@ -1,8 +1,11 @@
 """B1: nothing in a header reaches SQL as code."""
 
 import itertools
+import statistics
+import time
 from collections.abc import Callable
 
+import pytest
 from sqlalchemy import func, select
 
 from deployments.core.tables import Base
@@ -80,3 +83,18 @@ async def test_a_thousand_hostile_headers_and_cursors_open_nothing_and_change_no
     assert sent == 1000
     cases(sent)
     assert await rows(house) == before
+
+
+@pytest.mark.full
+async def test_a_hostile_key_is_refused_as_soon_as_any_wrong_one(house: House) -> None:
+    hostile = [f"hr_{quote}{tail}" for quote, tail in itertools.product(QUOTES, TAILS)] * 4
+    took: dict[bool, list[float]] = {False: [], True: []}
+    async with house.http(None) as http:
+        for number, payload in enumerate(hostile):
+            for one in (f"hr_{number:032d}", payload):
+                started = time.perf_counter()
+                await http.get("/v1/models", headers=[(b"authorization", f"Bearer {one}".encode())])
+                took[one == payload].append(time.perf_counter() - started)
+    wrong, worst = (statistics.quantiles(took[kind], n=100)[98] * 1000 for kind in (False, True))
+    print(f"{len(hostile)} hostile keys: p99 {worst:.2f} ms, of wrong ones {wrong:.2f} ms")  # noqa: T201
+    assert worst <= 2 * wrong

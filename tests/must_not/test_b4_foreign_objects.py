@@ -1,12 +1,15 @@
 """B4: what another tenant owns is not there: every id that a request can name is answered as one that never was."""
 
 import json
+import random
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from httpx2 import AsyncClient
+from scipy.stats import mannwhitneyu
 from websockets.asyncio.client import connect
 
 from deployments.core.keys import Keys
@@ -160,3 +163,22 @@ async def test_a_socket_follows_nothing_of_anothers(house: House, theirs: dict[s
             told_of.append(told(str(await socket.recv()), ids))
     assert told_of[:2] == told_of[2:]
     assert all(json.loads(one)["type"] == "error" for one in told_of)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+async def test_the_time_an_answer_takes_does_not_tell_what_is_another_tenants(house: House, theirs: dict[str, str], key: str) -> None:
+    paths = [path for path in build_app(house.context).openapi()["paths"] if re.search("{(?!name)", path) and "/admin/" not in path]
+    chance, shares = random.Random(4), {}
+    async with house.http(key) as http:
+        for path in paths:
+            took: dict[str, list[float]] = {"theirs": [], "never": []}
+            for _ in range(400):
+                for kind, ids in chance.sample([("theirs", theirs), ("never", NEVER)], 2):
+                    started = time.perf_counter()
+                    await http.get(path.format(**ids))
+                    took[kind].append(time.perf_counter() - started)
+            shares[path] = mannwhitneyu(took["theirs"], took["never"]).pvalue
+    least = min(shares.values())
+    print(f"{len(shares)} paths, 400 of each: least p {least:.4f} of {len(shares)}")  # noqa: T201
+    assert least > 0.01 / len(shares), shares  # Bonferroni: one of so many is small by chance
