@@ -63,6 +63,9 @@ async def answering(parts: Context, turn: Turn, keep: Keep = forget, requests: i
             flow.add_done_callback(lambda task: _broken_off(task, follower))
             try:
                 yield Answering(follower, lease)
+            except HeadraceError as error:
+                error.headers = error.headers or lease.headers  # what is left of the limits is told with every answer
+                raise
             finally:
                 flow.cancel()
                 await asyncio.gather(flow, return_exceptions=True)

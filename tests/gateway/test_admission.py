@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from deployments.core.config import Pool
+from deployments.core.errors import BackendFailed
 from deployments.core.keys import SCOPES as ALL_SCOPES
 from deployments.core.limits import Limits
 from deployments.core.tenants import LimitTerms, Tenants, Terms
@@ -55,6 +56,14 @@ async def test_a_limit_is_told_with_every_answer_and_with_its_refusal(house: Hou
     assert second.json()["error"]["code"] == "rate_limit_exceeded"
     assert 50_000 < int(second.headers["retry-after-ms"]) <= 60_000
     assert second.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_limit_is_told_with_an_answer_that_fails(house: House, stream: bool) -> None:
+    house.flow.error, house.flow.pieces = BackendFailed("the model is away"), []
+    async with house.http(await limited(house, requests_per_minute=7)) as http:
+        response = await http.post("/v1/chat/completions", json=CHAT | {"stream": stream})
+    assert (response.status_code, response.headers["x-ratelimit-remaining-requests"]) == (500, "6")
 
 
 async def test_a_key_has_limits_of_its_own_within_those_of_its_tenant(house: House) -> None:
