@@ -57,7 +57,7 @@ class Words:
             word = token.lower()
             if word in STOP:
                 continue
-            named = not word.isalpha() and (word[0].isdigit() or "_" in word or "." in word) or bool(HUMP.search(token))
+            named = (not word.isalpha() and (word[0].isdigit() or "_" in word or "." in word)) or bool(HUMP.search(token))
             if named:
                 self.names.add(word)
             else:
@@ -108,12 +108,20 @@ class Evidence:
 
     def find(self, sentence: str) -> list[int]:
         """The passages that support the sentence, as places in the list, best first; [] where none does. Earlier passages win ties."""
+        return best(self.scores(sentence))
+
+    def scores(self, sentence: str) -> list[float]:
+        """How far each passage supports the sentence, 0..1; all 0 for one that says little, or that there is no answer."""
         words = Words(sentence)
         if len(words.weights) < MIN_WORDS or REFUSAL.search(sentence):
-            return []
-        scores = [text.support(words) for text in self._texts]
-        least = max(SUPPORTED, NEAR * max(scores, default=0.0))
-        return sorted((place for place, score in enumerate(scores) if score >= least), key=lambda place: -scores[place])[:MOST]
+            return [0.0] * len(self._passages)
+        return [text.support(words) for text in self._texts]
+
+
+def best(scores: Sequence[float], supported: float = SUPPORTED, near: float = NEAR) -> list[int]:
+    """The places of the scores that are high enough, and not far under the highest; highest first, at most MOST."""
+    least = max(supported, near * max(scores, default=0.0))
+    return sorted((place for place, score in enumerate(scores) if score >= least), key=lambda place: -scores[place])[:MOST]
 
 
 class Text:

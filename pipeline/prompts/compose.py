@@ -24,7 +24,7 @@ NOTHING_FOUND = (
 OURS = re.compile(r"\s*(?:\[\d+\]|Sources\s*:|Question\s*:)", re.IGNORECASE)
 """How lines of the template begin; such a line of a passage is quoted with `> `."""
 MARKER = re.compile(
-    r"[<\uff1c](?=[|\uff5c]|/?s>|(?:start|end)_of_turn>|<?/?SYS>|(?:bos|eos|pad|unk)>)|\[(?=/?INST\])|(?<=[|\uff5c])(?=[>\uff1e])",
+    r"[<\uff1c](?=[|\uff5c]|/?s>|(?:start|end)_of_turn>|<?/?SYS>|(?:bos|eos|pad|unk)>)|\[(?=/?INST\])",
     re.IGNORECASE,
 )
 """Where control tokens of the usual chat templates are torn apart by a space."""
