@@ -1,7 +1,7 @@
 """Which passages the sentences of an answer are attributed to, against those that hold them: precision and recall of the citations."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from itertools import product
 from random import Random
 
@@ -20,11 +20,15 @@ Pair = tuple[int, int]
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Sentences to attribute, one a line, the passages, the pairs that are right, and each sentence's score against each passage."""
+    """Sentences to attribute, one a line, the passages, the pairs that are right, and each sentence's score against each passage.
+
+    `labelled` are the pairs of own sentences and gold passages: what the annotators' labels alone call right, with no word compared.
+    """
 
     lines: tuple[str, ...]
     passages: tuple[Passage, ...]
     right: frozenset[Pair]
+    labelled: frozenset[Pair]
     lexical: tuple[tuple[float, ...], ...]
     cosines: tuple[tuple[float, ...], ...]
 
@@ -59,16 +63,13 @@ def _answer(references: References, task: Task, tasks: Sequence[Task], chance: R
     lines = [*own, *foreign]
     chance.shuffle(lines)
     passages = references.found(task, CANDIDATES, gold=True)
-    pairs = product(enumerate(lines), enumerate(passages))
-    right = {
-        (line, place)
-        for (line, sentence), (place, passage) in pairs
-        if sentence in own and passage.filename in task.gold and holds(passage, sentence)
-    }
+    lines_own = [line for line, sentence in enumerate(lines) if sentence in own]
+    labelled = frozenset(product(lines_own, (place for place, passage in enumerate(passages) if passage.filename in task.gold)))
+    right = frozenset((line, place) for line, place in labelled if holds(passages[place], lines[line]))
     evidence = Evidence(passages)
     cosines = references.embeddings.of(lines) @ references.vectors(passages).T
     lexical = tuple(tuple(evidence.scores(line)) for line in lines)
-    return Answer(tuple(lines), tuple(passages), frozenset(right), lexical, tuple(tuple(map(float, row)) for row in cosines))
+    return Answer(tuple(lines), tuple(passages), right, labelled, lexical, tuple(tuple(map(float, row)) for row in cosines))
 
 
 def filtered(answer: Answer) -> set[Pair]:
@@ -91,18 +92,19 @@ def scored(answer: Answer, supported: float, near: float, weight: float) -> set[
     }
 
 
-def score(found: Sequence[set[Pair]], expected: Sequence[Answer]) -> Score:
+def score(found: Sequence[set[Pair]], expected: Sequence[Set[Pair]]) -> Score:
     """How right it is."""
-    hits = [pairs & answer.right for pairs, answer in zip(found, expected, strict=True)]
+    hits = [pairs & right for pairs, right in zip(found, expected, strict=True)]
     right = sum(map(len, hits))
-    cited, sources = sum(len({line for line, _ in pairs}) for pairs in hits), sum(len({line for line, _ in a.right}) for a in expected)
-    return Score(right / max(1, sum(map(len, found))), right / sum(len(answer.right) for answer in expected), cited / sources)
+    cited, sources = (sum(len({line for line, _ in pairs}) for pairs in many) for many in (hits, expected))
+    return Score(right / max(1, sum(map(len, found))), right / sum(map(len, expected)), cited / sources)
 
 
 def tuned(seen: Sequence[Answer], weight: float) -> tuple[float, float]:
     """The settings with the best F1 on answers to tune on."""
     settings = product((0.4, 0.45, 0.5, 0.55, 0.6, 0.65), (0.6, 0.7, 0.8, 0.9))
-    return max(settings, key=lambda pair: score([scored(answer, *pair, weight) for answer in seen], seen).f1)
+    rights = [answer.right for answer in seen]
+    return max(settings, key=lambda pair: score([scored(answer, *pair, weight) for answer in seen], rights).f1)
 
 
 def cost(expected: Sequence[Answer], passages: int = 4, repetitions: int = 3) -> float:
@@ -121,18 +123,20 @@ def _seconds(expected: Sequence[Answer]) -> float:
 
 def report(references: References) -> Iterator[str]:
     """The lines of the report."""
-    seen, unseen = (answers(references, half) for half in references.halves("ANSWERABLE"))
+    halves = [answers(references, half) for half in references.halves("ANSWERABLE")]
     for weight in (0.0, 0.2, 0.3):
-        settings = tuned(seen, weight)
-        first, second = (score([scored(answer, *settings, weight) for answer in half], half) for half in (seen, unseen))
-        yield f"words {1 - weight:.1f} + cosine {weight:.1f}: best (supported, near) {settings}, {_line(first)}; unseen {_line(second)}"
-    for name, half in (("tuned on", seen), ("unseen", unseen)):
+        settings = tuned(halves[0], weight)
+        first, second = ([scored(answer, *settings, weight) for answer in half] for half in halves)
+        yield f"words {1 - weight:.1f} + cosine {weight:.1f}, best (supported, near) {settings}: {_line(first, halves[0])}"
+        yield f"  unseen: {_line(second, halves[1])}"
+    for name, half in zip(("tuned on", "unseen"), halves, strict=True):
         pairs, lines = sum(len(answer.right) for answer in half), sum(len(answer.lines) for answer in half)
         counts = f"{name} half, {len(half)} answers, {lines} sentences, {pairs} pairs"
-        result = score([filtered(answer) for answer in half], half)
-        yield f"the filter (supported {SUPPORTED}, near {NEAR}), {counts}: {_line(result)}"
-    yield f"CPU of the filter: {cost(unseen):.1f} ms per 1,000 tokens, over 4 passages"
+        yield f"the filter (supported {SUPPORTED}, near {NEAR}), {counts}: {_line([filtered(answer) for answer in half], half)}"
+    yield f"CPU of the filter: {cost(halves[1]):.1f} ms per 1,000 tokens, over 4 passages"
 
 
-def _line(result: Score) -> str:
-    return f"precision {result.precision:.3f} recall {result.recall:.3f}, sentences with a source that cite one {result.sentences:.3f}"
+def _line(found: Sequence[set[Pair]], half: Sequence[Answer]) -> str:
+    held, labelled = score(found, [answer.right for answer in half]), score(found, [answer.labelled for answer in half])
+    by_words = f"precision {held.precision:.3f}, recall {held.recall:.3f}, {held.sentences:.3f} of the sentences with a source cite one"
+    return f"{by_words}; by labels alone precision {labelled.precision:.3f}, {labelled.sentences:.3f} of all sentences"

@@ -49,10 +49,12 @@ def test_a_verbatim_answer_is_attributed_without_fault(tmp_path: Path) -> None:
     tasks = [task for task in references.tasks if task.label == "ANSWERABLE"]
     answers = attribution.answers(references, tasks)
     assert [len(answer.right) for answer in answers] == [2] * 4
-    result = attribution.score([attribution.filtered(answer) for answer in answers], answers)
+    rights = [answer.right for answer in answers]
+    assert rights == [answer.labelled for answer in answers]
+    result = attribution.score([attribution.filtered(answer) for answer in answers], rights)
     # Foreign sentences are said by passages that are not gold here: each counts as wrong.
     assert (result.recall, result.sentences, result.precision) == (1, 1, 0.5)
-    nothing = attribution.score([set()] * 4, answers)
+    nothing = attribution.score([set()] * 4, rights)
     assert (nothing.precision, nothing.recall, nothing.f1) == (0, 0, 0)
 
 
@@ -92,7 +94,7 @@ def test_the_goals_are_met_on_the_half_that_was_not_tuned_on(data: Path, tmp_pat
     references = References(data / "mtrag_un", Embeddings(tmp_path / "vectors", "embedded", encoder.encode))
     unseen = references.halves("ANSWERABLE")[1]
     answers = attribution.answers(references, unseen)
-    cited = attribution.score([attribution.filtered(answer) for answer in answers], answers)
+    cited = attribution.score([attribution.filtered(answer) for answer in answers], [answer.right for answer in answers])
     assert (cited.precision >= 0.85, cited.recall >= 0.75) == (True, True)
     kept, _, left, _ = abridging.recall(references, unseen, 20)
     assert (kept >= 0.95, left <= 0.5) == (True, True)
