@@ -89,6 +89,7 @@ def test_halves_share_no_conversation_and_gold_is_always_found(tmp_path: Path) -
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 def test_the_goals_are_met_on_the_half_that_was_not_tuned_on(data: Path, tmp_path: Path) -> None:
     encoder = load(Settings(data_dir=tmp_path))
     references = References(data / "mtrag_un", Embeddings(tmp_path / "vectors", "embedded", encoder.encode))
