@@ -17,6 +17,8 @@ MARKER = re.compile(r"\[\^?\d{1,2}(?:[,;] ?\d{1,2}){0,5}\]")
 PARTIAL = re.compile(r"\[(?:\^?(?:\d{1,2}(?:[,;] ?\d{1,2}){0,5}(?:[,;] ?)?)?)?")
 ENDED = re.compile(r"[.!?…][\"'”\u2019)\]*_`]*$")
 ABBREVIATED = re.compile(r"(?:\b(?:e\.g|i\.e|vs|cf|dr|mr|mrs|ms|prof|no|fig|approx|ca|al|[a-z])|^\W*\d{1,3})\.$", re.IGNORECASE)
+PART = re.compile(r"[^\s\[`]+|.", re.DOTALL)
+"""What is taken in one step: a word, or a character that may mean something."""
 UNCITED = re.compile(r"\s*(?:#|\||```|~~~|>\s*$)")
 """Lines that take no marker: headings, table rows, fences."""
 
@@ -62,8 +64,12 @@ class CitationFilter:
 
     def feed(self, text: str) -> list[str | Citation]:
         """What may be written now that the model has written `text`."""
-        for character in text:
-            self._take(character)
+        for part in PART.findall(text):
+            if self._candidate:
+                for character in part:
+                    self._take(character)
+            else:
+                self._take(part)
         return self._drain()
 
     def flush(self) -> list[str | Citation]:
@@ -75,25 +81,26 @@ class CitationFilter:
         self._space = ""
         return self._drain()
 
-    def _take(self, character: str) -> None:
+    def _take(self, part: str) -> None:
+        """Take a part of the text; it is one character where a candidate is held."""
         if self._candidate:
-            if character == "]" and MARKER.fullmatch(self._candidate + character):
+            if part == "]" and MARKER.fullmatch(self._candidate + part):
                 self._candidate = self._space = ""
                 return
-            if PARTIAL.fullmatch(self._candidate + character):
-                self._candidate += character
+            if PARTIAL.fullmatch(self._candidate + part):
+                self._candidate += part
                 return
             self._release()
-        if character == "[" and not self._in_code and not self._fence:
-            self._candidate = character
-        elif character == "\n":
+        if part == "[" and not self._in_code and not self._fence:
+            self._candidate = part
+        elif part == "\n":
             self._end_line()
-        elif character.isspace():
-            self._space += character
+        elif part.isspace():
+            self._space += part
             if len(self._space) > MAX_SENTENCE_CHARS:
                 self._pass("")
         else:
-            self._pass(character)
+            self._pass(part)
 
     def _release(self) -> None:
         """The candidate was no marker."""
@@ -104,13 +111,13 @@ class CitationFilter:
             else:
                 self._pass(character)
 
-    def _pass(self, character: str) -> None:
-        """Write a character with the space held before it; a sentence that ended before that space is cited first."""
-        if self._space and not self._fence and not self._in_code and self._ended(character):
+    def _pass(self, part: str) -> None:
+        """Write a word with the space held before it; a sentence that ended before that space is cited first."""
+        if self._space and not self._fence and not self._in_code and self._ended(part[:1]):
             self._cite()
-        if character == "`":
+        if part == "`":
             self._in_code = not self._in_code
-        piece, self._space = self._space + character, ""
+        piece, self._space = self._space + part, ""
         self._write(piece)
         self._line = (self._line + piece)[:MAX_SENTENCE_CHARS]
         self._sentence = (self._sentence + piece)[: MAX_SENTENCE_CHARS + 1]
@@ -141,13 +148,13 @@ class CitationFilter:
         sentence, self._sentence = self._sentence, ""
         if len(sentence) > MAX_SENTENCE_CHARS or UNCITED.match(self._line):
             return
-        found = self._evidence.find(sentence)
-        if found is None or not self._within_files(found):
-            return
-        number = self._numbers.setdefault(found, len(self._numbers) + 1)
-        self._write(f" [{number}]")
-        end = self._written
-        self._out.append(Citation(end - len(f"[{number}]"), end, number, self._urls[found], self._passages[found].title))
+        for found in self._evidence.find(sentence):
+            if self._within_files(found):
+                number = self._numbers.setdefault(found, len(self._numbers) + 1)
+                marker = f"[{number}]"
+                self._write(f" {marker}")
+                end = self._written
+                self._out.append(Citation(end - len(marker), end, number, self._urls[found], self._passages[found].title))
 
     def _within_files(self, found: int) -> bool:
         cited = {self._passages[index].file_id for index in self._numbers}

@@ -4,14 +4,13 @@ A model of 135 million parameters answers few questions rightly in its own words
 sources: code ranks them here, the model chooses among them and puts them in order.
 """
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from deployments.core.types import Passage
-from pipeline.support import MIN_WORDS, REFUSAL, SENTENCE, Words
+from pipeline.support import MIN_WORDS, REFUSAL, SENTENCE, Asked, Words
 
 LIMIT = 4
 """Sentences put before the model."""
@@ -43,19 +42,13 @@ def excerpts(question: str, passages: Sequence[Passage], limit: int = LIMIT) -> 
     """The sentences that answer best, best first; () where the passages hold no prose."""
     found = dict.fromkeys(Excerpt(number, text) for number, passage in enumerate(passages) for text in sentences(passage.chunk.text))
     held = [Words(excerpt.text).weights for excerpt in found]
-    asked = Words(question).weights
-    rarity = {word: math.log(1 + len(held) / (0.5 + sum(word in words for words in held))) for word in asked}
-    whole = sum(rarity.values()) or 1.0
-
-    def share(words: dict[str, float]) -> float:
-        return sum(rarity[word] for word in asked if word in words) / whole
-
-    headings = [share(Words(" ".join((passage.title, *passage.chunk.headings))).weights) for passage in passages]
+    asked = Asked(question, held)
+    headings = [asked.share(Words(" ".join((passage.title, *passage.chunk.headings))).weights) for passage in passages]
     places: dict[int, int] = {}
     scores: dict[Excerpt, float] = {}
     for excerpt, words in zip(found, held, strict=True):
         place = places[excerpt.passage] = places.get(excerpt.passage, -1) + 1
-        score = share(words) + PASSAGE_WEIGHT * passages[excerpt.passage].score + HEADINGS_WEIGHT * headings[excerpt.passage]
+        score = asked.share(words) + PASSAGE_WEIGHT * passages[excerpt.passage].score + HEADINGS_WEIGHT * headings[excerpt.passage]
         scores[excerpt] = score - PLACE_COST * place - COLON_COST * excerpt.text.endswith(":")
     best = sorted(scores, key=lambda excerpt: -scores[excerpt])
     distinct: dict[str, Excerpt] = {}

@@ -29,8 +29,11 @@ from deployments.core.types import (
     Searching,
     Text,
     Turn,
+    Usage,
     Vector,
 )
+from pipeline.abridgement import abridge
+from pipeline.answerable import LEAST, UNANSWERED, answerable
 from pipeline.excerpts import compress, excerpts
 from pipeline.prompts.compose import compose
 from pipeline.session import Recall, recalled
@@ -46,6 +49,9 @@ _RESUME_S = 0.25
 
 _LATE_S = 0.05
 """How long the last words of a generator that broke off may take to arrive."""
+
+_ABRIDGED = 2
+"""Passages are found up to this many times the tokens that the prompt has for them: half of them holds 97 % of what answers."""
 
 UNGROUNDED = Route(
     "default", retrieve=False, context_tokens=0, reason="there is nothing to search, or the caller asked for the model alone"
@@ -96,6 +102,8 @@ class Flow:
                 turn = msgspec.structs.replace(turn, messages=messages)
             else:
                 found = await self._ground(turn, writer, vector)
+            if self._unanswerable(turn, *found) and _said(writer) in ("", UNANSWERED):
+                return writer.finished(_unanswered(writer))
             generation = self._generation(turn, writer, *found)
             run.slot.reads(generation.messages)
             async with run.slot:
@@ -155,15 +163,23 @@ class Flow:
         return route, passages
 
     def _query(self, turn: Turn, store_id: str, vector: Vector) -> Query:
-        limit, budget = self.settings.retriever.limit, self.settings.generator.context_tokens
+        limit, budget = self.settings.retriever.limit, _ABRIDGED * self.settings.generator.context_tokens
         if turn.search:
             limit = turn.search.limit
         return Query(turn.principal, store_id, turn.question, vector, limit, budget)
 
+    def _unanswerable(self, turn: Turn, route: Route, passages: Sequence[Passage]) -> bool:
+        """Whether the answer is that there is none; a model that may call functions or owes JSON is always asked."""
+        if self.settings.generator.unanswerable == "answer" or not route.retrieve:
+            return False
+        if turn.toolbox.tools or turn.sampling.json_object:
+            return False
+        return answerable(turn.question, passages) < LEAST
+
     def _generation(self, turn: Turn, writer: Writer, route: Route, passages: tuple[Passage, ...]) -> Generation:
         quoting = self.settings.generator.quoting and not turn.toolbox.tools and not turn.sampling.json_object
         chosen = excerpts(turn.question, passages) if quoting else ()
-        sources = compress(passages, chosen) if chosen else passages
+        sources = compress(passages, chosen) if chosen else abridge(turn.question, passages, route.context_tokens, turn.earlier)
         return Generation(
             log=_log(writer),
             backend=route.backend,
@@ -175,6 +191,18 @@ class Flow:
             quotes=tuple(excerpt.text for excerpt in chosen),
             toolbox=turn.toolbox,
         )
+
+
+def _said(writer: Writer) -> str:
+    """The text that the log holds."""
+    return "".join(delta.text for delta in writer.written if isinstance(delta, Text))
+
+
+def _unanswered(writer: Writer) -> Outcome:
+    """Say that there is no answer, where that is not said yet."""
+    if not _said(writer):
+        writer.text(UNANSWERED)
+    return Outcome(writer.next_seq, "stop", Usage())
 
 
 def _resumable(generation: Generation, log: Sequence[Delta]) -> bool:

@@ -133,6 +133,10 @@ class Generator(Section):
         default=None,
         description="Hold grounded answers to sentences of the passages, which the model picks; default: SmolLM2 only. Needs llama.cpp.",
     )
+    unanswerable: Literal["answer", "say_so"] = Field(
+        default="answer",
+        description="A question that the found passages hardly speak to: `answer` as the model will, or `say_so` without asking it.",
+    )
     default_max_tokens: int = Field(default=256, ge=1, description="Length of an answer where the request names none.")
     connect_timeout_s: float = Field(default=5, gt=0, description="How long connecting to the backend may take.")
     first_token_timeout_s: float = Field(default=60, gt=0, description="Longest wait for the backend's first token.")

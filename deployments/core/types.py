@@ -120,6 +120,11 @@ class Turn(msgspec.Struct, frozen=True):
         """The last thing the user said; "" where there is no user message."""
         return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
 
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """What the user said before that, in order."""
+        return tuple(m.content for m in self.messages if m.role == "user")[:-1]
+
 
 class Chunk(msgspec.Struct, frozen=True):
     """A piece of one document: `text` is the document's characters [start, end).

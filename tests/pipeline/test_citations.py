@@ -189,6 +189,14 @@ def test_the_result_does_not_depend_on_how_the_text_is_split(cuts: list[int]):
     assert len(run(SAMPLE)[1]) == 4
 
 
+@given(st.lists(st.integers(0, 9000), max_size=30))
+def test_endless_words_and_spaces_are_the_same_however_they_are_split(cuts: list[int]):
+    said = "You can define background tasks to be run after returning a response."
+    text = f"{said} {' ' * 5000}[1] {'a' * 3000}. {said}\n"
+    edges = [0, *sorted(cuts), len(text)]
+    assert run(*[text[start:end] for start, end in pairwise(edges)]) == run(text)
+
+
 @given(st.text(alphabet=st.sampled_from("ab. [1]\n`~#|*-,^!? \u00e9\U0001f600"), max_size=80), st.data())
 def test_any_text_gives_the_same_in_one_piece_and_in_many(text: str, data: st.DataObject):
     cut = data.draw(st.integers(0, len(text)))

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy.exc import OperationalError
 
-from deployments.core.config import Log, Settings
+from deployments.core.config import Generator, Log, Settings
 from deployments.core.errors import BackendFailed, HeadraceError, Overloaded, StreamInterrupted
 from deployments.core.follow import Hub
 from deployments.core.log import read, seize
@@ -20,6 +20,7 @@ from deployments.core.store import Store
 from deployments.core.types import (
     Cancelled,
     Chunk,
+    Cited,
     Delta,
     Failed,
     Finished,
@@ -35,10 +36,13 @@ from deployments.core.types import (
     Searching,
     Source,
     Text,
+    Tool,
+    Toolbox,
     Turn,
     Usage,
 )
 from deployments.core.vault import Vault
+from pipeline.answerable import UNANSWERED
 from pipeline.flow import Flow
 from tests.fakes import FakeEmbeds, FakeRetrieves, FakeRoutes
 
@@ -166,6 +170,56 @@ async def test_what_was_found_reaches_the_prompt_with_its_link(stand: Stand) -> 
     assert "A headrace brings water" in generation.messages[-1].content
     assert "Speak plainly" in generation.messages[0].content
     assert [message.role for message in generation.messages] == ["system", "user"]
+
+
+def saying_so(stand: Stand) -> Stand:
+    """The same, told to say so where the passages hardly speak to the question."""
+    settings = stand.flow.settings
+    return replace(stand, flow=replace(stand.flow, settings=settings.model_copy(update={"generator": Generator(unanswerable="say_so")})))
+
+
+async def test_a_question_without_support_is_told_so_without_the_model(stand: Stand) -> None:
+    deltas = await saying_so(stand).run(turn("who sells bread in town"))
+    assert [delta.text for delta in deltas if isinstance(delta, Text)] == [UNANSWERED]
+    assert not [delta for delta in deltas if isinstance(delta, Cited)]
+    last = deltas[-1]
+    assert isinstance(last, Finished)
+    assert (last.reason, last.usage) == ("stop", Usage())
+    assert stand.generates.calls == []
+
+
+async def test_a_question_with_support_or_with_tools_is_the_models(stand: Stand) -> None:
+    tools = Toolbox((Tool("f"),))
+    for asked in (turn(), msgspec.structs.replace(turn("who sells bread in town"), toolbox=tools), turn("who?", store_id=None)):
+        deltas = await saying_so(stand).run(asked)
+        assert "".join(delta.text for delta in deltas if isinstance(delta, Text)) == "so it is"
+    assert len(stand.generates.calls) == 3
+
+
+async def test_by_default_the_model_is_asked_whatever_was_found(stand: Stand) -> None:
+    await stand.run(turn("who sells bread in town"))
+    assert len(stand.generates.calls) == 1
+
+
+async def test_a_refusal_that_was_written_before_is_not_written_again(stand: Stand) -> None:
+    ref = LogRef("r1", "ours", (stand.hub.channel,), record=False, written=(Opened(0), Text(1, UNANSWERED)))
+    with stand.hub.tape("r1") as tape, stand.outbox.writer(ref) as writer:
+        await saying_so(stand).flow.answer(turn("who sells bread in town"), Run(writer, tape, NO_STORE))
+        assert [type(delta) for delta in writer.written] == [Opened, Text, Finished]
+
+
+async def test_passages_over_the_budget_are_abridged_for_the_prompt_and_cited_whole(stand: Stand) -> None:
+    text = "The miller lives beside it. " * 300 + "A headrace brings water to the wheel."
+    chunk = Chunk(0, text, (), 0, len(text), 1200)
+    source = Source("file-2", "long.md", "The mill")
+    await stand.flow.retrieves.replace(OURS, "vs_1", source, [chunk], await stand.flow.embeds.embed(["water wheel headrace"]))
+    await stand.flow.retrieves.replace(OURS, "vs_1", Source("file-1"), [], await stand.flow.embeds.embed([]))
+    settings = stand.flow.settings.model_copy(update={"generator": Generator(base_url="http://127.0.0.1:1/v1")})
+    await replace(stand, flow=replace(stand.flow, settings=settings)).run(turn())
+    generation = stand.generates.calls[0]
+    assert "A headrace brings water to the wheel." in generation.messages[-1].content
+    assert len(generation.messages[-1].content) < 0.8 * len(text)
+    assert generation.passages[0].chunk == chunk
 
 
 async def test_without_a_store_nothing_is_embedded_and_the_messages_pass_unchanged(stand: Stand) -> None:
