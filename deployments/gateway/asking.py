@@ -1,14 +1,12 @@
 """From a request for a response to the turn that answers it: what it refers to is looked up, and the outcome is kept."""
 
-import asyncio
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 from starlette.requests import Request
 
-from deployments.core.errors import HeadraceError, InvalidRequest, NotFound
+from deployments.core.errors import InvalidRequest, NotFound
 from deployments.core.responses import Item, StoredResponse
 from deployments.core.run import Keep, forget
 from deployments.core.types import DIRECT, Delta, Finished, Message, Opened, Principal, Query, Turn, Usage
@@ -19,9 +17,6 @@ from deployments.gateway.responses import Plan, ResponseRequest, window
 
 MAX_CHAIN = 200
 """Responses that `previous_response_id` reaches back over."""
-
-_WAKE_S = 0.2
-"""No longer does a caller wait for a worker to hear of its response."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -111,9 +106,7 @@ async def enqueue(parts: Context, asked: Asked) -> list[tuple[bytes, bytes]]:
     async with parts.gate.admit(asked.turn.principal, await parts.gate.want(asked.turn, slot=False)) as lease:
         lease.free = True
     await parts.store.of(asked.turn.principal).responses.add(stored(asked), asked.inputs, _encode(asked.turn))
-    with contextlib.suppress(HeadraceError, TimeoutError):  # it looks by itself, too
-        async with asyncio.timeout(_WAKE_S):
-            await parts.stages.works.wake()
+    await parts.wake()
     return lease.headers
 
 

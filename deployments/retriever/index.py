@@ -76,6 +76,18 @@ class Index:
                 self._tables.popitem(last=False)  # closed by its last user: a search may still be reading it
         return table
 
+    async def drop(self, key: tuple[str, str]) -> None:
+        """Remove a table, which need not be there; a replica that has it open finds it gone at its next read."""
+        self._tables.pop(key, None)
+        self._changes.pop(key, None)
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        await asyncio.gather(*self._tasks)  # upkeep under way would write to a table that is gone
+        folder = self._root / key[0]
+        if (folder / f"{key[1]}.lance").is_dir():
+            connection = await lancedb.connect_async(folder, read_consistency_interval=timedelta(0))
+            await connection.drop_table(key[1], ignore_missing=True)
+
     def changed(self, key: tuple[str, str], table: AsyncTable) -> None:
         """Count a change; upkeep begins after many, or when no more come."""
         self._changes[key] = self._changes.get(key, 0) + 1
@@ -172,6 +184,10 @@ class Shelf:
         else:
             await _retry(lambda: table.delete(col("file_id") == lit(source.file_id)))
         self._index.changed(key, table)
+
+    async def drop(self, store_id: str) -> None:
+        """Remove the whole table of a store, its files included."""
+        await self._index.drop(self._key(store_id))
 
     def _key(self, store_id: str) -> tuple[str, str]:
         return self._folder, _name(store_id)
