@@ -67,7 +67,7 @@ class Batches:
         counts = select(_STATUS, func.count()).select_from(_HELD).where(BatchFileRow.batch_id == batch_id).group_by(_STATUS)
         async with self._store.session() as session:
             row = await self._row(session, store_id, batch_id)
-            counted: dict[str, int] = dict((await session.execute(counts)).tuples().all())
+            counted: dict[str, int] = dict((await session.execute(counts)).all())
             return Batch(row.id, row.store_id, row.created_at, row.cancelled, counted)
 
     async def files(

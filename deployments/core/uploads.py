@@ -120,7 +120,7 @@ class Uploads:
             row = await self._open(session, upload_id)
             keys = await self._store.lock(session, self._tenant)
             sizes = await session.execute(select(UploadPartRow.id, UploadPartRow.size).where(UploadPartRow.upload_id == upload_id))
-        _check(row, part_ids, dict(sizes.tuples().all()))
+        _check(row, part_ids, dict(sizes.all()))
         content = await self._joined(row, part_ids)
         if md5 is not None and await asyncio.to_thread(lambda: hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5.lower():
             raise InvalidRequest("md5 is not that of the parts", param="md5", code="invalid_value")

@@ -1,5 +1,6 @@
 """From a request for a response to the turn that answers it: what it refers to is looked up, and the outcome is kept."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -84,8 +85,7 @@ async def ask(
     deadline_s: float | None = None,
 ) -> Asked:
     """What is asked for, with everything it refers to; raises InvalidRequest, NotFound, Unsupported or ContextTooLong."""
-    default = await parts.default_store(caller) if body.model != DIRECT or body.searches else None
-    plan = body.plan(caller, parts.settings, parts.store.clock(), default)
+    plan = body.plan(caller, parts.settings, parts.store.clock(), await _searched(parts, caller, body))
     if goes_on and not plan.store:
         raise InvalidRequest("a response that outlives its connection is stored", param="store", code="invalid_value")
     inputs = await _resolved(parts, caller, plan)
@@ -95,6 +95,17 @@ async def ask(
     )
     turn = msgspec.structs.replace(plan.turn, messages=(*plan.turn.messages, *said), deadline_s=deadline_s or plan.turn.deadline_s)
     return Asked(plan, turn, inputs, bool(plan.snapshot["background"]) or goes_on)
+
+
+async def _searched(parts: Context, caller: Principal, body: ResponseRequest) -> str | None:
+    """The vector store that the question is answered from: the one it names, where that is the caller's, else the caller's first."""
+    if body.model == DIRECT and not body.searches:
+        return None
+    if body.wanted_store:
+        with contextlib.suppress(NotFound):  # the plan says what is wrong, and where
+            await parts.store.of(caller).require(body.wanted_store)
+            return body.wanted_store
+    return await parts.default_store(caller)
 
 
 async def enqueue(parts: Context, asked: Asked) -> list[tuple[bytes, bytes]]:
