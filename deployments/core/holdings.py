@@ -82,7 +82,7 @@ class Holdings:
     async def _fill(self, member: Member) -> None:
         """Put a file into the index as SQL has it."""
         file = await self._mine.file(member.file_id)
-        chunks, vectors = await self._mine.ingested(member.store_id, member.file_id)
+        chunks, vectors = await self._mine.filed(member.store_id, member.file_id)
         source = Source(file.id, file.filename, file.title or "", member.attributes, member.created_at)
         await self.retrieves.replace(self.caller, member.store_id, source, chunks, vectors)
         await self._mine.corpus.touch(member.store_id)

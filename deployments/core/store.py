@@ -290,7 +290,7 @@ class TenantStore(Files):
             rows = await session.scalars(self._of_file(file_id, last.scalar_subquery()))
             return [_chunk(row, text, lock) for row in rows]
 
-    async def ingested(self, store_id: str, file_id: str) -> tuple[list[Chunk], Vectors]:
+    async def filed(self, store_id: str, file_id: str) -> tuple[list[Chunk], Vectors]:
         """The passages of a file in one store, in document order, and their vectors; what the index is filled with."""
         await self.member(store_id, file_id)
         text, lock = await self._text(file_id)

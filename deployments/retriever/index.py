@@ -69,7 +69,9 @@ class Index:
 
     async def table(self, key: tuple[str, str], dimensions: int | None = None) -> AsyncTable | None:
         """The open table of (folder, name); None where there is none and no `dimensions` to make it with."""
-        table = self._tables.pop(key, None) or await self._open(key, dimensions)
+        table = self._tables.pop(key, None)
+        if table is None or not self._folder(key).is_dir():  # another replica may have dropped it
+            table = await self._open(key, dimensions)
         if table is not None:
             self._tables[key] = table
             while len(self._tables) > self._capacity:
@@ -83,9 +85,8 @@ class Index:
         if timer := self._timers.pop(key, None):
             timer.cancel()
         await asyncio.gather(*self._tasks)  # upkeep under way would write to a table that is gone
-        folder = self._root / key[0]
-        if (folder / f"{key[1]}.lance").is_dir():
-            connection = await lancedb.connect_async(folder, read_consistency_interval=timedelta(0))
+        if self._folder(key).is_dir():
+            connection = await lancedb.connect_async(self._root / key[0], read_consistency_interval=timedelta(0))
             await connection.drop_table(key[1], ignore_missing=True)
 
     def changed(self, key: tuple[str, str], table: AsyncTable) -> None:
@@ -98,6 +99,9 @@ class Index:
         else:
             self._timers[key] = asyncio.get_running_loop().call_later(QUIET_S, self._begin, key, table)
 
+    def _folder(self, key: tuple[str, str]) -> Path:
+        return self._root / key[0] / f"{key[1]}.lance"
+
     def _begin(self, key: tuple[str, str], table: AsyncTable) -> None:
         self._timers.pop(key, None)
         self._changes[key] = 0
@@ -107,7 +111,7 @@ class Index:
 
     async def _open(self, key: tuple[str, str], dimensions: int | None) -> AsyncTable | None:
         folder = self._root / key[0]
-        if (folder / f"{key[1]}.lance").is_dir():
+        if self._folder(key).is_dir():
             # Zero: a read sees what any replica committed before it.
             connection = await lancedb.connect_async(folder, read_consistency_interval=timedelta(0))
             with suppress(ValueError):  # another replica has only begun to create it

@@ -182,6 +182,6 @@ async def test_what_was_ingested_comes_back_with_its_vectors(acme: TenantStore) 
     await acme.complete(store_id, file_id, "Title", TEXT, CHUNKS, VECTORS)
     await acme.complete(second, file_id, "Title", TEXT, CHUNKS[:1], VECTORS[1:])
     for place, chunks, vectors in ((store_id, CHUNKS, VECTORS), (second, CHUNKS[:1], VECTORS[1:])):
-        kept, those = await acme.ingested(place, file_id)
+        kept, those = await acme.filed(place, file_id)
         assert kept == chunks
         assert np.array_equal(those, vectors)

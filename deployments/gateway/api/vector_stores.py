@@ -197,7 +197,7 @@ async def describe(store_id: str, file_id: str, body: MemberUpdate, parts: Parts
 @router.get("/v1/vector_stores/{store_id}/files/{file_id}/content", responses=gives(Passages))
 async def passages(store_id: str, file_id: str, parts: Parts, caller: Reader) -> dict[str, Any]:
     """The passages that a file was cut into."""
-    chunks, _ = await parts.store.of(caller).ingested(store_id, file_id)
+    chunks, _ = await parts.store.of(caller).filed(store_id, file_id)
     data = [{"type": "text", "text": chunk.text} for chunk in chunks]
     return {"object": "vector_store.file_content.page", "data": data, "has_more": False, "next_page": None}
 
