@@ -135,10 +135,10 @@ class Jobs:
         ]
         if not values:
             return
-        insert = INSERTS[self._store.engine.dialect.name](JobRow).values(values)
+        insert = INSERTS[self._store.engine.dialect.name](JobRow)
         anew = {"status": "queued", "attempts": 0, "fence": JobRow.fence + 1, "leased_until": 0, "error_message": None, "again": False}
         names = [JobRow.tenant_id, JobRow.kind, JobRow.subject]
-        await session.execute(insert.on_conflict_do_update(index_elements=names, set_=anew | {"run_at": now, "created_at": now}))
+        await session.execute(insert.on_conflict_do_update(index_elements=names, set_=anew | {"run_at": now, "created_at": now}), values)
 
     async def cancel(self, session: AsyncSession, tenant: str, kind: str, subject: str) -> int:
         """Call a job off; returns its new fence, over that of whoever works on it, or 0 where there was nothing to call off."""

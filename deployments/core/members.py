@@ -45,7 +45,7 @@ def shown(row: MemberRow) -> Member:
 
 
 async def enlist(store: "Store", session: AsyncSession, tenant: str, store_id: str, wanted: Mapping[str, Placing]) -> tuple[bool, set[str]]:
-    """Put those files into the store that the tenant has, in five statements however many they are; each is ingested anew.
+    """Put those files into the store that the tenant has, in five statements for all; each is ingested anew.
 
     Returns whether the tenant has the store, without which nothing is done, and which files it has.
     """
@@ -64,7 +64,7 @@ async def enlist(store: "Store", session: AsyncSession, tenant: str, store_id: s
         for file_id in sorted(there)
     ]
     if rows:
-        insert = INSERTS[store.engine.dialect.name](MemberRow).values(rows)
+        insert = INSERTS[store.engine.dialect.name](MemberRow)
         anew = begun | {name: insert.excluded[name] for name in ("attributes", "chunk_tokens")}
-        await session.execute(insert.on_conflict_do_update(index_elements=[MemberRow.store_id, MemberRow.file_id], set_=anew))
+        await session.execute(insert.on_conflict_do_update(index_elements=[MemberRow.store_id, MemberRow.file_id], set_=anew), rows)
     return True, there

@@ -1,11 +1,12 @@
 """Many files put into a store at once, and stores that are changed and deleted."""
 
 import asyncio
+import sys
 import time
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 
 from deployments.core.errors import HeadraceError, NotFound
 from deployments.core.ids import new_id
@@ -94,13 +95,19 @@ async def test_cancelling_calls_off_what_is_not_done_and_names_what_the_index_ma
 
 
 async def test_two_thousand_files_are_put_there_in_one_go(acme: TenantStore, store: Store) -> None:
-    store_id, files = await made(acme, 20)
-    wanted = dict.fromkeys([*files, *(new_id("file-") for _ in range(1980))], Placing({"kind": "doc"}))
+    store_id, files = (await acme.add_store("docs")).id, [new_id("file-") for _ in range(1980)]
+    kept = {"purpose": "assistants", "sha256": "", "size": 1, "created_at": 1, "data_key": b"", "content": b"", "filename": "a.md"}
+    async with store.write() as session:
+        tenant = await session.scalar(select(StoreRow.tenant_id).where(StoreRow.id == store_id))
+        await session.execute(insert(FileRow), [kept | {"id": one, "tenant_id": tenant} for one in files])
+    wanted = dict.fromkeys([*files, *(new_id("file-") for _ in range(20))], Placing({"kind": "doc"}))
     began = time.perf_counter()
     batch = await acme.batches.add(store_id, wanted)
-    assert time.perf_counter() - began < 5
-    assert batch.counts == {"in_progress": 20, "failed": 1980}
-    assert await store.jobs.backlog(INGEST) == 20
+    took_s = time.perf_counter() - began
+    sys.stdout.write(f"{store.engine.dialect.name}: a batch of 2000 files took {1000 * took_s:.0f} ms\n")
+    assert took_s < 5
+    assert batch.counts == {"in_progress": 1980, "failed": 20}
+    assert await store.jobs.backlog(INGEST) == 1980
 
 
 async def test_a_batch_of_another_tenant_or_store_is_not_there(acme: TenantStore, other: TenantStore) -> None:

@@ -1,5 +1,6 @@
 """Filters as callers write them: read to the conditions they mean, or refused with the place that is wrong."""
 
+import sys
 import time
 from typing import Any
 
@@ -82,7 +83,9 @@ def test_the_bounds_themselves_are_allowed() -> None:
     assert parse({"type": "in", "key": "k" * 64, "value": ["x" * 512]}, "filters")
     began = time.process_time()
     assert parse({"type": "in", "key": "a", "value": list(range(MAX_VALUES))}, "filters")
-    assert time.process_time() - began < 0.5
+    took_s = time.process_time() - began
+    sys.stdout.write(f"a filter of {MAX_VALUES} values was read in {1000 * took_s:.0f} ms\n")
+    assert took_s < 0.5
 
 
 values = st.one_of(st.text("ab'\"é", max_size=3), st.integers(-5, 5), st.floats(-5, 5), st.booleans())
