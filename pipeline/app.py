@@ -3,7 +3,7 @@
 from ray.serve import Application
 
 from deployments.core.config import Settings
-from deployments.core.jobs import INGEST, REMEMBER, RESPOND
+from deployments.core.jobs import EXPIRE, INGEST, REMEMBER, RESPOND
 from deployments.embedder.client import EmbedderClient
 from deployments.embedder.service import Embedder
 from deployments.gateway.context import Stages
@@ -18,6 +18,7 @@ from deployments.worker.client import WorkerClient
 from deployments.worker.service import Worker
 from pipeline.cache import Cached
 from pipeline.citations import cite
+from pipeline.expire import Expire
 from pipeline.flow import Flow
 from pipeline.jobs import Ingest
 from pipeline.remember import Remember
@@ -34,7 +35,8 @@ def build(settings: Settings) -> Application:
     routes = RouterClient(handle(Router, "router", settings.router.scaling, settings))
     generates = GeneratorClient(handle(Generator, "generator", settings.generator.stage, settings, cite))
     flow = Cached(settings, Flow(settings, embeds, retrieves, routes, generates), embeds)
-    jobs = {INGEST: Ingest(settings, embeds, retrieves), RESPOND: Respond(settings, flow), REMEMBER: Remember(settings, embeds, generates)}
+    jobs = {INGEST: Ingest(settings, embeds, retrieves), EXPIRE: Expire(settings, retrieves)}
+    jobs |= {RESPOND: Respond(settings, flow), REMEMBER: Remember(settings, embeds, generates)}
     works = WorkerClient(handle(Worker, "worker", settings.worker.scaling, settings, jobs))
 
     stages = Stages(embeds, retrieves, works, all=(embeds, retrieves, routes, generates, works))

@@ -159,14 +159,14 @@ class Flow:
         finally:
             search.cancel()
         if turn.search and not any(isinstance(delta, Searched) for delta in writer.written):
-            writer.searched([Hit(p.file_id, p.filename, p.score, p.chunk.text) for p in passages])
+            writer.searched([Hit(p.file_id, p.filename, p.score, p.chunk.text, p.attributes) for p in passages])
         return route, passages
 
     def _query(self, turn: Turn, store_id: str, vector: Vector) -> Query:
         limit, budget = self.settings.retriever.limit, _ABRIDGED * self.settings.generator.context_tokens
         if turn.search:
             limit = turn.search.limit
-        return Query(turn.principal, store_id, turn.question, vector, limit, budget)
+        return Query(turn.principal, store_id, turn.question, vector, limit, budget, turn.search.filters if turn.search else None)
 
     def _unanswerable(self, turn: Turn, route: Route, passages: Sequence[Passage]) -> bool:
         """Whether the answer is that there is none; a model that may call functions or owes JSON is always asked."""

@@ -46,8 +46,8 @@ class Ingest:
         """
         store_id, _, file_id = job.subject.partition("/")
         mine = means.store.of(job.principal)
-        file = await mine.file(file_id)
-        document, chunks = await asyncio.to_thread(self._read, await mine.content(file_id), file.filename)
+        file, asked = await mine.file(file_id), await mine.member(store_id, file_id)
+        document, chunks = await asyncio.to_thread(self._read, await mine.content(file_id), file.filename, asked.chunk_tokens)
         vectors = await self._embed(document.title, chunks)
         member = await mine.member(store_id, file_id)
         source = Source(file_id, file.filename, document.title, member.attributes, member.created_at)
@@ -62,24 +62,27 @@ class Ingest:
             await means.store.of(job.principal).fail(store_id, file_id, code, message, job)
 
     async def lost(self, means: Means, job: Job) -> None:
-        """Take the file out of the index where it was deleted meanwhile."""
+        """Take the file out of the index where it was deleted or called off meanwhile."""
         store_id, _, file_id = job.subject.partition("/")
         try:
-            await means.store.of(job.principal).member(store_id, file_id)
+            member = await means.store.of(job.principal).member(store_id, file_id)
         except NotFound:
             await self._undo(means, job)
+        else:
+            if member.status == "cancelled":
+                await self._undo(means, job)
 
     async def _undo(self, means: Means, job: Job) -> None:
         store_id, _, file_id = job.subject.partition("/")
         await self.retrieves.replace(job.principal, store_id, Source(file_id), (), np.zeros((0, 0), np.float32))
         await means.store.of(job.principal).corpus.touch(store_id)
 
-    def _read(self, content: bytes, filename: str) -> tuple[Document, list[Chunk]]:
+    def _read(self, content: bytes, filename: str, chunk_tokens: int | None) -> tuple[Document, list[Chunk]]:
         try:
             document = parse(content, filename, self.settings.gateway.max_upload_bytes)
         except Unreadable as error:
             raise Rejected(_REASONS.get(error.wire_code, "invalid_file"), error.message) from error
-        return document, chunk(document, self.settings.retriever.chunk_tokens, self._tokens.count)
+        return document, chunk(document, chunk_tokens or self.settings.retriever.chunk_tokens, self._tokens.count)
 
     async def _embed(self, title: str, chunks: list[Chunk]) -> Vectors:
         texts = [embedded_text(title, one) for one in chunks]

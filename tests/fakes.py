@@ -88,6 +88,10 @@ class FakeRetrieves:
             rows = [(source, chunk, vector) for chunk, vector in zip(chunks, vectors, strict=True)]
             self.files[principal.tenant, store_id, source.file_id] = rows
 
+    async def drop(self, principal: Principal, store_id: str) -> None:
+        for key in [key for key in self.files if key[:2] == (principal.tenant, store_id)]:
+            del self.files[key]
+
     async def search(self, query: Query) -> tuple[Passage, ...]:
         found = [
             Passage(

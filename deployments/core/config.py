@@ -39,6 +39,8 @@ class Gateway(Section):
     scaling: Scaling = Scaling(max_ongoing=4096, target_ongoing=200)
     max_body_bytes: int = Field(default=1 << 20, ge=1024, description="Largest body of a request that is not an upload.")
     max_upload_bytes: int = Field(default=32 << 20, ge=1024, description="Largest file that may be ingested.")
+    max_open_uploads: int = Field(default=16, ge=1, description="Uploads in parts that one tenant may have open at once.")
+    upload_life_s: int = Field(default=3600, ge=60, description="How long an upload in parts may take; then its parts are dropped.")
     max_messages: int = Field(default=512, ge=1, description="Messages in one request.")
     max_tokens: int = Field(default=4096, ge=1, description="Largest answer a request may ask for.")
     commit_s: float = Field(default=2, gt=0, description="A streamed answer that has said nothing for so long is begun anyway.")

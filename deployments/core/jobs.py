@@ -8,11 +8,11 @@ for each other.
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from deployments.core.errors import HeadraceError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from deployments.core.store import Store
 
 _LIVE = ("queued", "running")
-INGEST, RESPOND, REMEMBER = "ingest", "respond", "remember"
+INGEST, RESPOND, REMEMBER, EXPIRE = "ingest", "respond", "remember", "expire"
 
 
 EPOCHS_PER_LEASE = 256
@@ -103,8 +103,11 @@ class Jobs:
             raise LeaseLost("the job has been taken over")
         return row
 
-    async def enqueue(self, session: AsyncSession, tenant: str, kind: str, subject: str, *, interrupt: bool = True) -> None:
-        """Write a job down; one that is there begins anew, and who works on it has lost it, or may end it first, to do it again."""
+    async def enqueue(
+        self, session: AsyncSession, tenant: str, kind: str, subject: str, *, interrupt: bool = True, delay_s: float = 0
+    ) -> None:
+        """Write a job down, due that much later; one that is there begins anew, and who works on it has lost it, or may end it first,
+        to do it again."""
         row = await self._row(session, tenant, kind, subject)
         if row and row.status == "running" and not interrupt:
             row.again = True
@@ -112,7 +115,30 @@ class Jobs:
         row = row or await self._new(session, tenant, kind, subject)
         row.status, row.attempts, row.fence, row.leased_until, row.error_message = "queued", 0, row.fence + 1, 0, None
         row.again = False
-        row.run_at = row.created_at = self._now()
+        row.created_at = self._now()
+        row.run_at = row.created_at + _ms(delay_s)
+
+    async def enqueue_all(self, session: AsyncSession, tenant: str, kind: str, subjects: Iterable[str]) -> None:
+        """The same for many at once, in one statement."""
+        now = self._now()
+        values = [
+            {
+                "id": new_id("job_"),
+                "tenant_id": tenant,
+                "kind": kind,
+                "subject": subject,
+                "status": "queued",
+                "run_at": now,
+                "created_at": now,
+            }
+            for subject in sorted(subjects)  # in one order, or two transactions would wait for each other
+        ]
+        if not values:
+            return
+        insert = INSERTS[self._store.engine.dialect.name](JobRow)
+        anew = {"status": "queued", "attempts": 0, "fence": JobRow.fence + 1, "leased_until": 0, "error_message": None, "again": False}
+        names = [JobRow.tenant_id, JobRow.kind, JobRow.subject]
+        await session.execute(insert.on_conflict_do_update(index_elements=names, set_=anew | {"run_at": now, "created_at": now}), values)
 
     async def cancel(self, session: AsyncSession, tenant: str, kind: str, subject: str) -> int:
         """Call a job off; returns its new fence, over that of whoever works on it, or 0 where there was nothing to call off."""
@@ -121,6 +147,12 @@ class Jobs:
             return 0
         row.status, row.fence, row.leased_until = "cancelled", row.fence + 1, 0
         return row.fence
+
+    async def cancel_all(self, session: AsyncSession, tenant: str, kind: str, subjects: Sequence[str] | Select[str]) -> None:
+        """The same for many at once."""
+        named = (JobRow.tenant_id == tenant) & (JobRow.kind == kind) & JobRow.subject.in_(subjects) & JobRow.status.in_(_LIVE)
+        off = update(JobRow).where(named).values(status="cancelled", fence=JobRow.fence + 1, leased_until=0)
+        await session.execute(off.execution_options(**_UNSYNCED))
 
     async def backlog(self, kind: str | None = None) -> int:
         """How many jobs are not done."""

@@ -25,6 +25,10 @@ class Retrieves(Protocol):
         """Make `chunks` the whole of that file in the store, at once; no chunks removes the file."""
         ...
 
+    async def drop(self, principal: Principal, store_id: str) -> None:
+        """Forget everything of a store, which need not be there."""
+        ...
+
 
 class Routes(Protocol):
     """Decides where a turn goes."""

@@ -1,52 +1,41 @@
 """What must survive, in SQL. `store.of(principal)` is the only door to what a tenant owns."""
 
-import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
-from sqlalchemy import delete, func, select
+import numpy as np
+from sqlalchemy import Select, delete, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import undefer
 
 from deployments.core.audit import Audit
+from deployments.core.batches import Batches
 from deployments.core.config import Settings
 from deployments.core.conversations import Conversations
-from deployments.core.corpus import Corpus
 from deployments.core.errors import NotFound
+from deployments.core.files import Files, seal
 from deployments.core.idempotency import Attempts
 from deployments.core.ids import checked, found, new_id
 from deployments.core.jobs import INGEST, Job, Jobs
+from deployments.core.members import Member, Placing, enlist, shown
 from deployments.core.responses import Responses
 from deployments.core.sql import WRITES, open_engine
 from deployments.core.tables import FileRow, MemberRow, PassageRow, StoreRow, TenantRow
 from deployments.core.types import Chunk, Principal, Vectors
+from deployments.core.uploads import Uploads
 from deployments.core.vault import Lock, Vault
 
 Attributes = Mapping[str, str | float | bool]
-
-_SMALL_BYTES = 1 << 20
-"""What is larger is sealed and opened in a thread."""
 
 _MAX_LOCKS = 10_000
 """Tenants whose keys a process remembers."""
 
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(list[str]).decode
-
-
-class StoredFile(msgspec.Struct, frozen=True):
-    """An uploaded file without its content."""
-
-    id: str
-    filename: str
-    purpose: str
-    sha256: str
-    bytes: int
-    created_at: int
-    title: str | None
 
 
 class VectorStore(msgspec.Struct, frozen=True):
@@ -58,19 +47,7 @@ class VectorStore(msgspec.Struct, frozen=True):
     usage_bytes: int
     counts: dict[str, int]
     metadata: dict[str, str] = {}
-
-
-class Member(msgspec.Struct, frozen=True):
-    """A file in a vector store and how its ingestion stands."""
-
-    store_id: str
-    file_id: str
-    status: str
-    error_code: str | None
-    error_message: str | None
-    attributes: dict[str, str | float | bool]
-    created_at: int
-    usage_bytes: int
+    description: str | None = None
 
 
 def open_store(settings: Settings) -> "Store":
@@ -125,108 +102,54 @@ class Store:
         await self.engine.dispose()
 
 
-class TenantStore:
+class TenantStore(Files):
     """What one tenant owns. Raises NotFound for an id that is not this tenant's."""
 
     def __init__(self, store: Store, tenant: str):
-        self._store = store
-        self._tenant = tenant
+        super().__init__(store, tenant)
         self.responses = Responses(store, tenant)
         self.conversations = Conversations(store, tenant)
-        self.corpus = Corpus(store, tenant)
         self.attempts = Attempts(store, tenant)
+        self.uploads = Uploads(self, store, tenant)
+        self.batches = Batches(store, tenant)
 
     async def lock(self) -> Lock:
         """The lock of the tenant, for what is kept outside SQL."""
         async with self._store.session() as session:
             return await self._store.lock(session, self._tenant)
 
-    async def add_file(self, filename: str, purpose: str, content: bytes) -> StoredFile:
-        """Keep an uploaded file."""
-        name = new_id("file-")
-        async with self._store.session() as session:
-            lock, data_key = (await self._store.lock(session, self._tenant)).new("files", name)
-        sealed = await _seal(lock, content, name, "content")
-        row = FileRow(
-            id=name,
-            tenant_id=self._tenant,
-            filename=filename,
-            purpose=purpose,
-            sha256=hashlib.sha256(content).hexdigest(),
-            size=len(content),
-            created_at=int(self._store.clock()),
-            data_key=data_key,
-            content=sealed,
-        )
-        async with self._store.write() as session:
-            session.add(row)
-        return _file(row, lock)
-
-    async def file(self, file_id: str) -> StoredFile:
-        """A file by id."""
-        async with self._store.session() as session:
-            row = await self._file(session, file_id)
-            return _file(row, await self._lock(session, row))
-
-    async def content(self, file_id: str) -> bytes:
-        """The bytes of a file as they were uploaded."""
-        async with self._store.session() as session:
-            row = await self._file(session, file_id, FileRow.content)
-            lock = await self._lock(session, row)
-        return await _open(lock, row.content, file_id, "content")
-
-    async def text(self, file_id: str) -> str:
-        """The text of a file as it was parsed; raises NotFound where it has not been ingested."""
-        return (await self._text(file_id))[0]
-
-    async def _text(self, file_id: str) -> tuple[str, Lock]:
-        async with self._store.session() as session:
-            row = await self._file(session, file_id, FileRow.text)
-            lock = await self._lock(session, row)
-        if row.text is None:
-            raise NotFound(f"file {file_id} has not been ingested")
-        return (await _open(lock, row.text, file_id, "text")).decode(), lock
-
-    async def stores_with(self, file_id: str) -> dict[str, str]:
-        """The ids of the stores that hold a file, and its status in each."""
-        held = select(MemberRow.store_id, MemberRow.status).where(MemberRow.file_id == file_id, MemberRow.tenant_id == self._tenant)
-        async with self._store.session() as session:
-            return dict((await session.execute(held)).all())
-
-    async def delete_file(self, file_id: str) -> list[str]:
-        """Delete a file with its passages; returns the ids of the stores that held it."""
-        async with self._store.write() as session:
-            row = await self._file(session, file_id, lock=True)
-            stores = list(
-                await session.scalars(select(MemberRow.store_id).where(MemberRow.file_id == file_id).order_by(MemberRow.store_id))
-            )
-            for store_id in stores:
-                await self._store.jobs.cancel(session, self._tenant, INGEST, f"{store_id}/{file_id}")
-            await session.execute(delete(PassageRow).where(PassageRow.file_id == file_id))
-            await session.execute(delete(MemberRow).where(MemberRow.file_id == file_id))
-            await session.delete(row)
-            await self.corpus.advance(session, stores)
-        return stores
-
-    async def add_store(self, name: str, store_id: str | None = None, metadata: Mapping[str, str] | None = None) -> VectorStore:
-        """Make a vector store."""
+    async def add_store(
+        self,
+        name: str,
+        store_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        description: str | None = None,
+        wanted: Mapping[str, Placing] = MappingProxyType({}),
+    ) -> VectorStore:
+        """Make a vector store with these files, or none where one of them is not there."""
         row = StoreRow(
             id=store_id or new_id("vs_"),
             tenant_id=self._tenant,
             name=name,
             labels=dict(metadata or {}),
             created_at=int(self._store.clock()),
+            description=description,
         )
         async with self._store.write() as session:
             session.add(row)
-        return VectorStore(row.id, row.name, row.created_at, 0, {}, row.labels)
+            await session.flush()
+            await self._enlist(session, row.id, wanted)
+        counts = {"in_progress": len(wanted)} if wanted else {}
+        return VectorStore(row.id, row.name, row.created_at, 0, counts, row.labels, row.description)
 
-    async def stores(self) -> list[VectorStore]:
-        """All vector stores of the tenant, oldest first."""
+    async def stores(self, after: str = "", limit: int | None = None, *, newest_first: bool = False) -> list[VectorStore]:
+        """Vector stores of the tenant, all of them or a page, by their age."""
+        wanted = StoreRow.tenant_id == self._tenant
+        if after:
+            wanted &= (StoreRow.id < after) if newest_first else (StoreRow.id > after)
+        order = StoreRow.id.desc() if newest_first else StoreRow.id
         async with self._store.session() as session:
-            rows = await session.scalars(
-                select(StoreRow).where(StoreRow.tenant_id == self._tenant).order_by(StoreRow.created_at, StoreRow.id)
-            )
+            rows = await session.scalars(select(StoreRow).where(wanted).order_by(order).limit(limit))
             return await self._counted(session, rows.all())
 
     async def store(self, store_id: str) -> VectorStore:
@@ -240,22 +163,58 @@ class TenantStore:
             rows = select(StoreRow.id).where(StoreRow.tenant_id == self._tenant).order_by(StoreRow.created_at, StoreRow.id).limit(1)
             return await session.scalar(rows)
 
-    async def add_member(self, store_id: str, file_id: str, attributes: Attributes) -> Member:
+    async def require(self, store_id: str) -> None:
+        """Return where the vector store is this tenant's."""
+        async with self._store.session() as session:
+            await self._storerow(session, store_id)
+
+    async def update_store(self, store_id: str, name: str | None = None, metadata: Mapping[str, str] | None = None) -> VectorStore:
+        """Give a vector store another name, or other metadata in place of all it had."""
+        async with self._store.write() as session:
+            row = await self._storerow(session, store_id)
+            row.name = row.name if name is None else name
+            row.labels = row.labels if metadata is None else dict(metadata)
+        return await self.store(store_id)
+
+    async def delete_store(self, store_id: str) -> None:
+        """Delete a vector store with its members and passages; the files stay."""
+        async with self._store.write() as session:
+            await self._storerow(session, store_id)
+            held = select(MemberRow.file_id).where(MemberRow.store_id == store_id)
+            await session.execute(select(FileRow.id).where(FileRow.id.in_(held)).order_by(FileRow.id).with_for_update())
+            row = await self._storerow(session, store_id, lock=True)
+            await self._store.jobs.cancel_all(
+                session, self._tenant, INGEST, select(literal(f"{store_id}/") + MemberRow.file_id).where(MemberRow.store_id == store_id)
+            )
+            await self.batches.forget(session, store_id)
+            for table in (PassageRow, MemberRow):
+                await session.execute(delete(table).where(table.store_id == store_id))
+            await session.delete(row)
+
+    async def add_member(self, store_id: str, file_id: str, attributes: Attributes, chunk_tokens: int | None = None) -> Member:
         """Put a file into a store; the worker ingests it. Doing so again starts the ingestion again."""
         async with self._store.write() as session:
             await self._storerow(session, store_id)
+            await self._enlist(session, store_id, {file_id: Placing(dict(attributes), chunk_tokens)})
+        return await self.member(store_id, file_id)
+
+    async def describe(self, store_id: str, file_id: str, attributes: Attributes) -> Member:
+        """Give a file of a store other attributes; an ingestion under way is done once more, as it may have begun with the old ones."""
+        async with self._store.write() as session:
+            await self._storerow(session, store_id)
             await self._file(session, file_id, lock=True)
-            await self._store.jobs.enqueue(session, self._tenant, INGEST, f"{store_id}/{file_id}")
-            row = await session.get(MemberRow, (store_id, file_id)) or MemberRow(store_id=store_id, file_id=file_id, tenant_id=self._tenant)
-            row.status, row.error_code, row.error_message, row.attributes = "in_progress", None, None, dict(attributes)
-            row.created_at, row.usage_bytes = int(self._store.clock()), 0
-            session.add(row)
-        return _member(row)
+            row = await self._memberrow(session, store_id, file_id)
+            row.attributes = dict(attributes)
+            if row.status == "in_progress":
+                await self._store.jobs.enqueue(session, self._tenant, INGEST, f"{store_id}/{file_id}", interrupt=False)
+            await session.flush()
+            await self.corpus.advance(session, [store_id])
+        return shown(row)
 
     async def member(self, store_id: str, file_id: str) -> Member:
         """A file of a store."""
         async with self._store.session() as session:
-            return _member(await self._memberrow(session, store_id, file_id))
+            return shown(await self._memberrow(session, store_id, file_id))
 
     async def members(
         self, store_id: str, after: str = "", limit: int = 100, *, newest_first: bool = False, status: str | None = None
@@ -269,7 +228,7 @@ class TenantStore:
         order = MemberRow.file_id.desc() if newest_first else MemberRow.file_id
         async with self._store.session() as session:
             await self._storerow(session, store_id)
-            return [_member(row) for row in await session.scalars(select(MemberRow).where(wanted).order_by(order).limit(limit))]
+            return [shown(row) for row in await session.scalars(select(MemberRow).where(wanted).order_by(order).limit(limit))]
 
     async def remove_member(self, store_id: str, file_id: str) -> None:
         """Take a file out of a store; the file itself stays."""
@@ -302,7 +261,7 @@ class TenantStore:
             )
             for chunk, vector in zip(chunks, vectors, strict=True)
         ]
-        sealed = await _seal(lock, text.encode(), file_id, "text")
+        sealed = await seal(lock, text.encode(), "files", file_id, "text")
         async with self._store.write() as session:
             file = await self._file(session, file_id, lock=True)
             if job:
@@ -327,27 +286,38 @@ class TenantStore:
         text, lock = await self._text(file_id)
         owned = (MemberRow.file_id == file_id) & (MemberRow.tenant_id == self._tenant) & (MemberRow.status == "completed")
         last = select(MemberRow.store_id).where(owned).order_by(MemberRow.created_at.desc(), MemberRow.store_id).limit(1)
-        wanted = (PassageRow.file_id == file_id) & (PassageRow.tenant_id == self._tenant) & (PassageRow.store_id == last.scalar_subquery())
         async with self._store.session() as session:
-            rows = await session.scalars(select(PassageRow).where(wanted).order_by(PassageRow.number))
+            rows = await session.scalars(self._of_file(file_id, last.scalar_subquery()))
             return [_chunk(row, text, lock) for row in rows]
 
-    async def _lock(self, session: AsyncSession, row: FileRow) -> Lock:
-        return (await self._store.lock(session, self._tenant)).of(row.data_key, "files", row.id)
+    async def filed(self, store_id: str, file_id: str) -> tuple[list[Chunk], Vectors]:
+        """The passages of a file in one store, in document order, and their vectors; what the index is filled with."""
+        await self.member(store_id, file_id)
+        text, lock = await self._text(file_id)
+        async with self._store.session() as session:
+            rows = (await session.scalars(self._of_file(file_id, store_id).options(undefer(PassageRow.vector)))).all()
+        vectors = [np.frombuffer(lock.open(row.vector, "passages", _place(store_id, file_id, row.number), "vector"), "<f4") for row in rows]
+        return [_chunk(row, text, lock) for row in rows], np.stack(vectors) if rows else np.zeros((0, 0), np.float32)
 
-    async def _file(self, session: AsyncSession, file_id: str, *columns: object, lock: bool = False) -> FileRow:
-        wanted = select(FileRow).where(FileRow.id == checked("file", file_id), FileRow.tenant_id == self._tenant)
-        wanted = wanted.options(*(undefer(column) for column in columns))  # type: ignore[arg-type]
-        return found(await session.scalar(wanted.with_for_update() if lock else wanted), "file", file_id)
+    def _of_file(self, file_id: str, store_id: Any) -> Select[PassageRow]:
+        mine = (PassageRow.file_id == file_id) & (PassageRow.tenant_id == self._tenant)
+        return select(PassageRow).where(mine & (PassageRow.store_id == store_id)).order_by(PassageRow.number)
 
-    async def _storerow(self, session: AsyncSession, store_id: str) -> StoreRow:
+    async def _storerow(self, session: AsyncSession, store_id: str, *, lock: bool = False) -> StoreRow:
         wanted = select(StoreRow).where(StoreRow.id == checked("vector store", store_id), StoreRow.tenant_id == self._tenant)
-        return found(await session.scalar(wanted), "vector store", store_id)
+        return found(await session.scalar(wanted.with_for_update() if lock else wanted), "vector store", store_id)
 
     async def _memberrow(self, session: AsyncSession, store_id: str, file_id: str) -> MemberRow:
         await self._storerow(session, store_id)
         row = await session.get(MemberRow, (store_id, checked("file", file_id)))
         return found(row if row and row.tenant_id == self._tenant else None, "file", file_id)
+
+    async def _enlist(self, session: AsyncSession, store_id: str, wanted: Mapping[str, Placing]) -> None:
+        """Put files into a store, all of them or none."""
+        has_store, there = await enlist(self._store, session, self._tenant, store_id, wanted)
+        for file_id in wanted:
+            found(file_id if file_id in there else None, "file", checked("file", file_id))
+        found(has_store or None, "vector store", store_id)
 
     async def _counted(self, session: AsyncSession, rows: Sequence[StoreRow]) -> list[VectorStore]:
         wanted = MemberRow.store_id.in_([row.id for row in rows])
@@ -355,21 +325,10 @@ class TenantStore:
         states = (await session.execute(counts.where(wanted).group_by(MemberRow.store_id, MemberRow.status))).all()
         used = {row.id: sum(size or 0 for store, _, _, size in states if store == row.id) for row in rows}
         counted = {row.id: {status: count for store, status, count, _ in states if store == row.id} for row in rows}
-        return [VectorStore(row.id, row.name, row.created_at, int(used[row.id]), counted[row.id], dict(row.labels)) for row in rows]
-
-
-async def _seal(lock: Lock, content: bytes, file_id: str, column: str) -> bytes:
-    """A sealed value of a file; a large one in a thread, so that others are not kept waiting."""
-    if len(content) < _SMALL_BYTES:
-        return lock.seal(content, "files", file_id, column)
-    return await asyncio.to_thread(lock.seal, content, "files", file_id, column)
-
-
-async def _open(lock: Lock, sealed: bytes, file_id: str, column: str) -> bytes:
-    """The same the other way."""
-    if len(sealed) < _SMALL_BYTES:
-        return lock.open(sealed, "files", file_id, column)
-    return await asyncio.to_thread(lock.open, sealed, "files", file_id, column)
+        return [
+            VectorStore(row.id, row.name, row.created_at, int(used[row.id]), counted[row.id], dict(row.labels), row.description)
+            for row in rows
+        ]
 
 
 def _place(store_id: str, file_id: str, number: int) -> str:
@@ -379,14 +338,3 @@ def _place(store_id: str, file_id: str, number: int) -> str:
 def _chunk(row: PassageRow, text: str, lock: Lock) -> Chunk:
     sealed = lock.open(row.headings, "passages", _place(row.store_id, row.file_id, row.number), "headings")
     return Chunk(row.number, text[row.start : row.end], tuple(_decode(sealed)), row.start, row.end, row.tokens)
-
-
-def _file(row: FileRow, lock: Lock) -> StoredFile:
-    title = None if row.title is None else lock.open(row.title, "files", row.id, "title").decode()
-    return StoredFile(row.id, row.filename, row.purpose, row.sha256, row.size, row.created_at, title)
-
-
-def _member(row: MemberRow) -> Member:
-    return Member(
-        row.store_id, row.file_id, row.status, row.error_code, row.error_message, dict(row.attributes), row.created_at, row.usage_bytes
-    )

@@ -98,6 +98,7 @@ class StoreRow(Base):
     labels: Mapped[dict[str, str]] = mapped_column("metadata", JSON)
     created_at: Mapped[int] = mapped_column(BigInteger)
     version: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    description: Mapped[str | None] = mapped_column(String(512))
 
 
 class FileRow(Base):
@@ -115,6 +116,7 @@ class FileRow(Base):
     content: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
     title: Mapped[bytes | None] = mapped_column(LargeBinary)
     text: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    expires_at: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class MemberRow(Base):
@@ -130,6 +132,57 @@ class MemberRow(Base):
     attributes: Mapped[dict[str, str | float | bool]] = mapped_column(JSON)
     created_at: Mapped[int] = mapped_column(BigInteger)
     usage_bytes: Mapped[int] = mapped_column(Integer, default=0)
+    chunk_tokens: Mapped[int | None] = mapped_column(Integer)
+
+
+class BatchRow(Base):
+    """Files that were put into a vector store together."""
+
+    __tablename__ = "file_batches"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    cancelled: Mapped[bool] = mapped_column(Boolean, default=False)
+
+
+class BatchFileRow(Base):
+    """A file of a batch; `unknown` where the tenant had no such file when it was asked for. How it stands is told by its member."""
+
+    __tablename__ = "file_batch_files"
+    batch_id: Mapped[str] = mapped_column(ForeignKey("file_batches.id"), primary_key=True)
+    file_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    unknown: Mapped[bool] = mapped_column(Boolean, default=False)
+
+
+class UploadRow(Base):
+    """A file that comes in parts; `keep_s` is how long the file will live, where that is bounded."""
+
+    __tablename__ = "uploads"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    filename: Mapped[str] = mapped_column(String(1024))
+    purpose: Mapped[str] = mapped_column(String(32))
+    size: Mapped[int] = mapped_column("bytes", BigInteger)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[str] = mapped_column(String(16))
+    keep_s: Mapped[int | None] = mapped_column(Integer)
+    file_id: Mapped[str | None] = mapped_column(String(64))
+    data_key: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class UploadPartRow(Base):
+    """A part of an upload that is open, sealed; it goes when the upload ends, however it does."""
+
+    __tablename__ = "upload_parts"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    size: Mapped[int] = mapped_column("bytes", BigInteger)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    content: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
 
 
 class PassageRow(Base):

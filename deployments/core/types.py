@@ -84,6 +84,7 @@ class Search(msgspec.Struct, frozen=True):
 
     limit: int = 20
     min_score: float = 0.0
+    filters: Filter | None = None
 
 
 class Reuse(msgspec.Struct, frozen=True):
@@ -246,6 +247,7 @@ class Hit(msgspec.Struct, frozen=True, array_like=True):
     filename: str
     score: float
     text: str
+    attributes: dict[str, Value] = {}
 
 
 class Searched(msgspec.Struct, frozen=True, array_like=True, tag="r"):

@@ -37,7 +37,7 @@ class Lock:
         self._marker = hmac.digest(key, b"headrace mark", "sha256")  # a key of its own for each purpose
         self._tenant = tenant
 
-    def seal(self, value: bytes, table: str, row: str, column: str) -> bytes:
+    def seal(self, value: bytes | bytearray, table: str, row: str, column: str) -> bytes:
         """A blob that opens only there."""
         nonce = os.urandom(_NONCE_BYTES)
         return bytes([_VERSION]) + nonce + self._cipher.encrypt(nonce, value, self._place(table, row, column))

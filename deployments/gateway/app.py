@@ -17,12 +17,15 @@ from deployments.gateway.api import (
     conversations,
     documents,
     embeddings,
+    file_batches,
     files,
     health,
     models,
     responses,
+    search,
     session_tokens,
     sockets,
+    uploads,
     vector_stores,
 )
 from deployments.gateway.context import App, Context
@@ -34,7 +37,8 @@ from deployments.gateway.receipt import Receipt
 from deployments.gateway.rules import rules
 
 _ANSWERS = (chat_completions, completions, responses, sockets, conversations, embeddings, models)
-_APIS = (*_ANSWERS, vector_stores, documents, session_tokens, admin, health)
+_STORES = (vector_stores, file_batches, search)
+_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, health)
 
 
 def build_app(context: Context) -> App:
@@ -79,6 +83,7 @@ def routed(settings: Settings) -> App:
     app = App(title=TITLE, docs_url=None, redoc_url=None, openapi_url=url, responses=REFUSED)
     for api in _APIS:
         app.include_router(api.router)
-    app.include_router(files.router, max_body_size=settings.gateway.max_upload_bytes + files.FRAME_BYTES)
+    for api in (files, uploads):
+        app.include_router(api.router, max_body_size=settings.gateway.max_upload_bytes + files.FRAME_BYTES)
     app.openapi = cache(lambda: describe(app.routes))
     return app

@@ -1,6 +1,5 @@
 """From a request for a response to the turn that answers it: what it refers to is looked up, and the outcome is kept."""
 
-import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 from starlette.requests import Request
 
-from deployments.core.errors import HeadraceError, InvalidRequest, NotFound
+from deployments.core.errors import InvalidRequest, NotFound
 from deployments.core.responses import Item, StoredResponse
 from deployments.core.run import Keep, forget
 from deployments.core.types import DIRECT, Delta, Finished, Message, Opened, Principal, Query, Turn, Usage
@@ -19,9 +18,6 @@ from deployments.gateway.responses import Plan, ResponseRequest, window
 
 MAX_CHAIN = 200
 """Responses that `previous_response_id` reaches back over."""
-
-_WAKE_S = 0.2
-"""No longer does a caller wait for a worker to hear of its response."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -89,8 +85,7 @@ async def ask(
     deadline_s: float | None = None,
 ) -> Asked:
     """What is asked for, with everything it refers to; raises InvalidRequest, NotFound, Unsupported or ContextTooLong."""
-    default = await parts.default_store(caller) if body.model != DIRECT or body.searches else None
-    plan = body.plan(caller, parts.settings, parts.store.clock(), default)
+    plan = body.plan(caller, parts.settings, parts.store.clock(), await _searched(parts, caller, body))
     if goes_on and not plan.store:
         raise InvalidRequest("a response that outlives its connection is stored", param="store", code="invalid_value")
     inputs = await _resolved(parts, caller, plan)
@@ -102,6 +97,17 @@ async def ask(
     return Asked(plan, turn, inputs, bool(plan.snapshot["background"]) or goes_on)
 
 
+async def _searched(parts: Context, caller: Principal, body: ResponseRequest) -> str | None:
+    """The vector store that the question is answered from: the one it names, where that is the caller's, else the caller's first."""
+    if body.model == DIRECT and not body.searches:
+        return None
+    if body.wanted_store:
+        with contextlib.suppress(NotFound):  # the plan says what is wrong, and where
+            await parts.store.of(caller).require(body.wanted_store)
+            return body.wanted_store
+    return await parts.default_store(caller)
+
+
 async def enqueue(parts: Context, asked: Asked) -> list[tuple[bytes, bytes]]:
     """Write down a response that outlives its connection, and have a worker take it; returns the headers of its caller's limits.
 
@@ -111,9 +117,7 @@ async def enqueue(parts: Context, asked: Asked) -> list[tuple[bytes, bytes]]:
     async with parts.gate.admit(asked.turn.principal, await parts.gate.want(asked.turn, slot=False)) as lease:
         lease.free = True
     await parts.store.of(asked.turn.principal).responses.add(stored(asked), asked.inputs, _encode(asked.turn))
-    with contextlib.suppress(HeadraceError, TimeoutError):  # it looks by itself, too
-        async with asyncio.timeout(_WAKE_S):
-            await parts.stages.works.wake()
+    await parts.wake()
     return lease.headers
 
 

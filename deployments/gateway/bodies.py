@@ -14,18 +14,32 @@ MAX_VALUES = 30_000
 """Objects, lists and what stands in them; to read a million would hold up everybody else for a second."""
 
 
+LONG_VALUES = 120_000
+"""The same where a filter may hold a hundred thousand of them, of which an allowed body has room for little more."""
+
+
 class Body(Request):
     """A request whose JSON is read by `parse`."""
+
+    most_values = MAX_VALUES
 
     async def json(self) -> Any:
         """The body; raises JSONDecodeError."""
         if not hasattr(self, "_json"):
-            self._json = parse(await self.body())
+            self._json = parse(await self.body(), self.most_values)
         return self._json
+
+
+class LongBody(Body):
+    """A request that may hold more."""
+
+    most_values = LONG_VALUES
 
 
 class BodyRoute(APIRoute):
     """A route whose JSON is read by `parse`, and only once its caller is known, where it asks for one."""
+
+    body: type[Body] = Body
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, given a `Body`."""
@@ -35,17 +49,23 @@ class BodyRoute(APIRoute):
         async def handler(request: Request) -> Response:
             if keyed:
                 await meet(request)
-            return await handle(Body(request.scope, request.receive))
+            return await handle(self.body(request.scope, request.receive))
 
         return handler
 
 
-def parse(body: bytes | str) -> Any:
+class LongBodyRoute(BodyRoute):
+    """The same for a longer list of values."""
+
+    body = LongBody
+
+
+def parse(body: bytes | str, most_values: int = MAX_VALUES) -> Any:
     """The value of a JSON text; raises JSONDecodeError where it is none, nests deeper than the stack or repeats a name (RFC 8259, 4)."""
     try:
         text = body if isinstance(body, str) else body.decode()
-        if _values(text) > MAX_VALUES and _values(_bare(text)) > MAX_VALUES:
-            raise _wrong(f"more than {MAX_VALUES} values")
+        if _values(text) > most_values and _values(_bare(text)) > most_values:
+            raise _wrong(f"more than {most_values} values")
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
     except json.JSONDecodeError:
         raise

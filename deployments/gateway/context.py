@@ -1,5 +1,7 @@
 """What the endpoints work with, and how each gets hold of it and of its caller."""
 
+import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -10,9 +12,10 @@ from fastapi.dependencies.models import Dependant
 from starlette.requests import HTTPConnection
 
 from deployments.core.config import Settings
-from deployments.core.errors import Forbidden, InvalidRequest, TenantSuspended, Unauthenticated
+from deployments.core.errors import Forbidden, HeadraceError, InvalidRequest, TenantSuspended, Unauthenticated
 from deployments.core.follow import Hub
 from deployments.core.gate import Gate
+from deployments.core.holdings import Holdings
 from deployments.core.keys import Keys
 from deployments.core.outbox import Outbox
 from deployments.core.ports import Embeds, Retrieves
@@ -28,6 +31,9 @@ SESSION_COOKIE = "headrace_session"
 _CALLER = "headrace.caller"
 DEADLINE_HEADER = "x-headrace-deadline-ms"
 _HINT = "x-stainless-read-timeout"
+
+_WAKE_S = 0.2
+"""No longer does a caller wait for a worker to hear of its work."""
 
 
 class Pings(Protocol):
@@ -85,6 +91,16 @@ class Context:
             return known
         found = await self.store.of(caller).default_store()
         return self.default_stores.put(caller.tenant, found) if found else None
+
+    def holdings(self, caller: Principal) -> Holdings:
+        """What the caller holds, to be changed in SQL and index together."""
+        return Holdings(self.store, self.stages.retrieves, caller)
+
+    async def wake(self) -> None:
+        """Have a worker look for what was just written down; it looks by itself, too."""
+        with contextlib.suppress(HeadraceError, TimeoutError):
+            async with asyncio.timeout(_WAKE_S):
+                await self.stages.works.wake()
 
 
 class App(FastAPI):

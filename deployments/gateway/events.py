@@ -329,8 +329,10 @@ def _pieces(whole: _Sliced, most: int) -> list[_Sliced]:
 
 
 def _result(hit: Hit, most_bytes: int) -> dict[str, Any]:
+    attributes = msgspec.json.encode(hit.attributes)
+    shown, most_bytes = (hit.attributes, most_bytes - len(attributes)) if len(attributes) <= most_bytes // 2 else ({}, most_bytes)
     text = hit.text.encode()[:most_bytes].decode(errors="ignore")
-    return {"file_id": hit.file_id, "filename": hit.filename, "score": min(max(hit.score, 0.0), 1.0), "text": text, "attributes": {}}
+    return {"file_id": hit.file_id, "filename": hit.filename, "score": min(max(hit.score, 0.0), 1.0), "text": text, "attributes": shown}
 
 
 def _logprob(one: Logprob) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What is done to every request before it is routed: its host is looked at, its header and its body are bounded."""
 
 import asyncio
+import re
 from collections.abc import Collection
 
 from starlette.exceptions import HTTPException
@@ -11,6 +12,9 @@ from deployments.gateway import envelope
 
 MAX_HEADER_BYTES = 16 << 10
 """Names and values of all headers; the edge takes half as much."""
+
+_UPLOADS = re.compile("/v1/files|/v1/uploads/[^/]+/parts")
+"""Where files are sent."""
 
 _SPARE_BYTES = 64 << 10
 _SPARE_S = 1.0
@@ -51,7 +55,7 @@ class BodyBound:
             error = InvalidRequest(f"the headers are over {MAX_HEADER_BYTES} bytes", code="request_too_large")
             await envelope.answer(error)(scope, receive, send)
             return
-        bound = self._max_upload_bytes if scope["path"] == "/v1/files" else self._max_body_bytes
+        bound = self._max_upload_bytes if _UPLOADS.fullmatch(scope["path"]) else self._max_body_bytes
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not declared.isdigit() or len(declared) > 18 or int(declared) > bound:
             refused = envelope.answer(TooLarge(f"the body is larger than {bound} bytes"))

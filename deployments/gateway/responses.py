@@ -12,6 +12,7 @@ from deployments.core.estimate import CHARS_PER_TOKEN
 from deployments.core.ids import new_id
 from deployments.core.responses import Item
 from deployments.core.types import DIRECT, Message, Principal, Sampling, Search, Tool, Toolbox, Turn
+from deployments.gateway.filters import Filters, parse
 from deployments.gateway.items import RawItem, encoded, normalised, reference
 from deployments.gateway.schemas import MAX_TOOLS, schema
 from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, Labels, ModelName, Part, Text, Words, either, known, refuse
@@ -29,6 +30,8 @@ INCLUDES = (
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 _UNBUILT = ("context_management", "moderation", "image", "access_programs", "prompt", "logit_bias")
 _MAX_ECHO_BYTES = 512
+_MAX_FILTER_BYTES = 8 << 10
+"""Filters of a tool: the response that repeats them has to fit into one event."""
 
 
 class Ranking(Part):
@@ -48,7 +51,7 @@ class ToolSpec(Part):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
     vector_store_ids: list[Name] | None = Field(None, max_length=16)
-    filters: dict[str, Any] | None = None
+    filters: Filters | None = None
     max_num_results: int | None = Field(None, ge=1, le=50)
     ranking_options: Ranking | None = None
 
@@ -128,8 +131,14 @@ class ResponseRequest(BaseModel):
         """Whether the request carries the file_search tool."""
         return any(tool.type == "file_search" for tool in self.tools or ())
 
+    @property
+    def wanted_store(self) -> str | None:
+        """The one vector store that the file_search tool names."""
+        named = [tool.vector_store_ids for tool in self.tools or () if tool.type == "file_search" and tool.vector_store_ids]
+        return named[0][0] if named and len(named[0]) == 1 else None
+
     def plan(self, caller: Principal, settings: Settings, now: float, store_id: str | None) -> "Plan":
-        """What is asked for; `store_id` is the caller's first vector store. Raises InvalidRequest, Unsupported or NoSuchModel."""
+        """What is asked for; `store_id` is the vector store to search. Raises InvalidRequest, Unsupported or NoSuchModel."""
         self._refuse(caller, settings)
         name = new_id("resp_")
         items = self._items(settings)
@@ -171,7 +180,7 @@ class ResponseRequest(BaseModel):
         return tuple(normalised(item, f"input[{place}]") for place, item in enumerate(self.input))
 
     def _search(self, store_id: str | None) -> Search | None:
-        """The search that the tools ask for; for now only in the caller's first vector store."""
+        """The search that the tools ask for, in the one vector store that was found to be the caller's."""
         asked: Search | None = None
         for place, tool in enumerate(self.tools or ()):
             if tool.type not in ("function", "file_search"):
@@ -302,14 +311,16 @@ def _search(tool: ToolSpec, place: int, store_id: str | None) -> Search:
     if not tool.vector_store_ids:
         raise InvalidRequest("vector_store_ids is required", param=f"tools[{place}].vector_store_ids", code="missing_required_parameter")
     if tool.vector_store_ids != [store_id]:
-        message = "for now only your first vector store can be searched; GET /v1/vector_stores lists it first"
+        message = "one vector store of your own can be searched; GET /v1/vector_stores lists them"
         raise Unsupported(message, param=f"tools[{place}].vector_store_ids")
-    if tool.filters:
-        raise Unsupported("filters are not supported yet", param=f"tools[{place}].filters")
+    param = f"tools[{place}].filters"
+    if tool.filters is not None and len(encoded(tool.filters, param)) > _MAX_FILTER_BYTES:
+        raise InvalidRequest(f"the filters of a tool have at most {_MAX_FILTER_BYTES} bytes", param=param, code="invalid_value")
+    filters = None if tool.filters is None else parse(tool.filters, param)
     ranking = tool.ranking_options or Ranking()
     if ranking.hybrid_search:
         raise Unsupported("weights are not supported yet", param=f"tools[{place}].ranking_options.hybrid_search")
-    return Search(tool.max_num_results or 20, ranking.score_threshold or 0.0)
+    return Search(tool.max_num_results or 20, ranking.score_threshold or 0.0, filters)
 
 
 def _tool(tool: ToolSpec) -> Tool:
@@ -329,7 +340,7 @@ def _echo(tool: ToolSpec) -> dict[str, Any]:
     found = {"vector_store_ids": tool.vector_store_ids, "max_num_results": tool.max_num_results or 20}
     ranking = tool.ranking_options or Ranking()
     options = {"ranker": ranking.ranker or "auto", "score_threshold": ranking.score_threshold or 0.0}
-    return {"type": "file_search", **found, "filters": None, "ranking_options": options}
+    return {"type": "file_search", **found, "filters": tool.filters, "ranking_options": options}
 
 
 def _chosen(choice: str | dict[str, Any] | None) -> str | dict[str, Any]:

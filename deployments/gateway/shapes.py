@@ -1,5 +1,7 @@
 """How routes tell what they give, and the objects callers keep; for the OpenAPI document alone, nothing is written through these."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -65,11 +67,44 @@ class File(Shape):
     object: Literal["file"]
     bytes: int
     created_at: int
-    expires_at: None
+    expires_at: int | None
     filename: str
     purpose: str
     status: Literal["processed"]
     status_details: None
+
+
+class Files(Shape):
+    """A page of uploaded files."""
+
+    object: Literal["list"]
+    data: list[File]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Upload(Shape):
+    """A file that comes in parts."""
+
+    id: str
+    object: Literal["upload"]
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
+    status: Literal["pending", "completed", "cancelled", "expired"]
+    file: File | None
+
+
+class UploadPart(Shape):
+    """A part that has arrived."""
+
+    id: str
+    object: Literal["upload.part"]
+    created_at: int
+    upload_id: str
 
 
 class FileCounts(Shape):
@@ -89,6 +124,7 @@ class VectorStore(Shape):
     object: Literal["vector_store"]
     created_at: int
     name: str
+    description: str | None
     status: Literal["in_progress", "completed"]
     usage_bytes: int
     file_counts: FileCounts
@@ -139,6 +175,53 @@ class Members(Shape):
     has_more: bool
 
 
+class Batch(Shape):
+    """Files that were put into a vector store together."""
+
+    id: str
+    object: Literal["vector_store.files_batch"]
+    created_at: int
+    vector_store_id: str
+    status: Literal["in_progress", "completed", "cancelled", "failed"]
+    file_counts: FileCounts
+
+
+class Words(Shape):
+    """A piece of text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Passages(Shape):
+    """The passages of a file, in its order."""
+
+    object: Literal["vector_store.file_content.page"]
+    data: list[Words]
+    has_more: Literal[False]
+    next_page: None
+
+
+class Found(Shape):
+    """A passage that a search has found."""
+
+    file_id: str
+    filename: str
+    score: float
+    attributes: dict[str, bool | int | float | str]
+    content: list[Words]
+
+
+class SearchResults(Shape):
+    """What a search has found, best first; `search_query` is what was looked for."""
+
+    object: Literal["vector_store.search_results.page"]
+    search_query: list[str]
+    data: list[Found]
+    has_more: Literal[False]
+    next_page: None
+
+
 class Embedding(Shape):
     """One vector: numbers, or the base64 of little-endian 32-bit floats."""
 
@@ -179,7 +262,7 @@ def serves(media: str, *statuses: int) -> Answers:
     return {status: {"content": {media: {"schema": {"type": "string"}}}} for status in statuses}
 
 
-def form(**fields: dict[str, Any]) -> dict[str, Any]:
-    """The `openapi_extra` of a route that reads a form itself; each field is required."""
-    schema = {"type": "object", "properties": fields, "required": [*fields]}
+def form(optional: Mapping[str, dict[str, Any]] = MappingProxyType({}), **fields: dict[str, Any]) -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads a form itself; each field is required but the optional ones."""
+    schema = {"type": "object", "properties": {**fields, **optional}, "required": [*fields]}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}

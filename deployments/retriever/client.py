@@ -26,6 +26,10 @@ class RetrieverClient:
         handle = self.handle.options(_by_reference=True)
         await call(handle.replace.remote(principal, store_id, source, tuple(chunks), vectors))
 
+    async def drop(self, principal: Principal, store_id: str) -> None:
+        """Forget everything of a store, which need not be there."""
+        await call(self.handle.drop.remote(principal, store_id))
+
     async def ping(self) -> None:
         """Return once a replica has answered."""
         await call(self.handle.ping.remote())

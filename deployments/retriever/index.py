@@ -69,12 +69,25 @@ class Index:
 
     async def table(self, key: tuple[str, str], dimensions: int | None = None) -> AsyncTable | None:
         """The open table of (folder, name); None where there is none and no `dimensions` to make it with."""
-        table = self._tables.pop(key, None) or await self._open(key, dimensions)
+        table = self._tables.pop(key, None)
+        if table is None or not self._folder(key).is_dir():  # another replica may have dropped it
+            table = await self._open(key, dimensions)
         if table is not None:
             self._tables[key] = table
             while len(self._tables) > self._capacity:
                 self._tables.popitem(last=False)  # closed by its last user: a search may still be reading it
         return table
+
+    async def drop(self, key: tuple[str, str]) -> None:
+        """Remove a table, which need not be there; a replica that has it open finds it gone at its next read."""
+        self._tables.pop(key, None)
+        self._changes.pop(key, None)
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        await asyncio.gather(*self._tasks)  # upkeep under way would write to a table that is gone
+        if self._folder(key).is_dir():
+            connection = await lancedb.connect_async(self._root / key[0], read_consistency_interval=timedelta(0))
+            await connection.drop_table(key[1], ignore_missing=True)
 
     def changed(self, key: tuple[str, str], table: AsyncTable) -> None:
         """Count a change; upkeep begins after many, or when no more come."""
@@ -86,6 +99,9 @@ class Index:
         else:
             self._timers[key] = asyncio.get_running_loop().call_later(QUIET_S, self._begin, key, table)
 
+    def _folder(self, key: tuple[str, str]) -> Path:
+        return self._root / key[0] / f"{key[1]}.lance"
+
     def _begin(self, key: tuple[str, str], table: AsyncTable) -> None:
         self._timers.pop(key, None)
         self._changes[key] = 0
@@ -95,7 +111,7 @@ class Index:
 
     async def _open(self, key: tuple[str, str], dimensions: int | None) -> AsyncTable | None:
         folder = self._root / key[0]
-        if (folder / f"{key[1]}.lance").is_dir():
+        if self._folder(key).is_dir():
             # Zero: a read sees what any replica committed before it.
             connection = await lancedb.connect_async(folder, read_consistency_interval=timedelta(0))
             with suppress(ValueError):  # another replica has only begun to create it
@@ -172,6 +188,10 @@ class Shelf:
         else:
             await _retry(lambda: table.delete(col("file_id") == lit(source.file_id)))
         self._index.changed(key, table)
+
+    async def drop(self, store_id: str) -> None:
+        """Remove the whole table of a store, its files included."""
+        await self._index.drop(self._key(store_id))
 
     def _key(self, store_id: str) -> tuple[str, str]:
         return self._folder, _name(store_id)

@@ -32,5 +32,9 @@ class Retriever:
         """Make `chunks` the whole of that file in the store, at once; no chunks removes the file."""
         await self._index.of(principal).replace(store_id, source, chunks, vectors)
 
+    async def drop(self, principal: Principal, store_id: str) -> None:
+        """Forget everything of a store, which need not be there."""
+        await self._index.of(principal).drop(store_id)
+
     async def ping(self) -> None:
         """Answer."""

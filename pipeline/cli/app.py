@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import ask, audit, doctor, ingest, keys, openapi, reload, serve, stop, tenants
+from pipeline.cli import ask, audit, doctor, files, ingest, keys, openapi, reload, serve, stop, stores, tenants
 
 app = typer.Typer(
     name="headrace",
@@ -18,6 +18,8 @@ app.command("ingest")(ingest.ingest)
 app.command("ask")(ask.ask)
 app.command("doctor")(doctor.doctor)
 app.command("openapi")(openapi.openapi)
+app.add_typer(stores.app, name="stores")
+app.add_typer(files.app, name="files")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")

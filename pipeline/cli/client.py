@@ -99,7 +99,7 @@ class Client:
 
     def store(self, wanted: str | None) -> tuple[str, str]:
         """Id and name of a vector store given by id or name; without one, the tenant's first."""
-        for store in self._pages("/v1/vector_stores"):
+        for store in self.pages("/v1/vector_stores"):
             if wanted in (None, store["id"], store["name"]):
                 return store["id"], store["name"]
         raise Refused(f"there is no vector store '{wanted}'" if wanted else "the tenant has no vector store", 404)
@@ -107,21 +107,21 @@ class Client:
     def upload(self, name: str, content: bytes) -> str:
         """Send a file; returns its id."""
         files = {"file": (name, content, "application/octet-stream")}
-        return self._call("POST", "/v1/files", data={"purpose": "assistants"}, files=files)["id"]
+        return self.call("POST", "/v1/files", data={"purpose": "assistants"}, files=files)["id"]
 
     def add(self, store_id: str, file_id: str, attributes: dict[str, str]) -> None:
         """Put a file into a store; its ingestion begins."""
-        self._call("POST", f"/v1/vector_stores/{store_id}/files", json={"file_id": file_id, "attributes": attributes})
+        self.call("POST", f"/v1/vector_stores/{store_id}/files", json={"file_id": file_id, "attributes": attributes})
 
     def members(self, store_id: str, status: str | None = None) -> Iterator[Held]:
         """The files of a store, oldest first."""
-        for file in self._pages(f"/v1/vector_stores/{store_id}/files", **({"filter": status} if status else {})):
+        for file in self.pages(f"/v1/vector_stores/{store_id}/files", **({"filter": status} if status else {})):
             yield msgspec.convert(file, Held)
 
     def delete(self, file_id: str) -> None:
         """Delete a file, wherever it is; one that is gone already is fine."""
         try:
-            self._call("DELETE", f"/v1/files/{file_id}")
+            self.call("DELETE", f"/v1/files/{file_id}")
         except Refused as error:
             if error.status != 404:
                 raise
@@ -142,16 +142,25 @@ class Client:
         except httpx2.HTTPError as error:
             raise self._unreachable(error) from None
 
-    def _pages(self, path: str, **query: str) -> Iterator[dict[str, Any]]:
+    def pages(self, path: str, **query: str) -> Iterator[dict[str, Any]]:
+        """Everything of a list, page by page."""
         after = ""
         while True:
-            page = self._call("GET", path, params={**query, "limit": "100", "order": "asc", **({"after": after} if after else {})})
+            page = self.call("GET", path, params={**query, "limit": "100", "order": "asc", **({"after": after} if after else {})})
             yield from page["data"]
             if not page["has_more"]:
                 return
             after = page["last_id"]
 
-    def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+    def call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+        """What a request is answered with, as JSON."""
+        return self._call(method, path, **content).json()
+
+    def content(self, file_id: str) -> bytes:
+        """The bytes of a file."""
+        return self._call("GET", f"/v1/files/{file_id}/content").content
+
+    def _call(self, method: str, path: str, **content: Any) -> httpx2.Response:
         for left in reversed(range(self._tries)):
             try:
                 response = self._http.request(method, path, **content)
@@ -162,7 +171,7 @@ class Client:
                 pause = _MAX_PAUSE_S / (left + 1)
             else:
                 if response.status_code < 400:
-                    return response.json()
+                    return response
                 if not left or response.status_code not in (429, 503):
                     raise _refusal(response)
                 pause = _retry_after(response)

@@ -8,8 +8,9 @@ import pytest
 from openai import APIStatusError, BadRequestError, NotFoundError
 
 from deployments.core.errors import Overloaded
+from deployments.core.filters import Compare
 from deployments.core.keys import Keys
-from deployments.core.types import Citation
+from deployments.core.types import Citation, Search
 from tests.fakes import SCOPES, until
 from tests.house import House
 
@@ -313,6 +314,17 @@ async def test_another_tenants_response_can_not_be_gone_on_from(house: House) ->
 async def test_input_tokens_are_counted(house: House) -> None:
     counted = await house.openai().responses.input_tokens.count(model="headrace", input="Hello there " * 10)
     assert 20 < counted.input_tokens < 60
+
+
+async def test_any_store_of_ones_own_is_searched_with_filters(house: House) -> None:
+    async with house.http() as http:
+        first, second = [(await http.post("/v1/vector_stores", json={"name": name})).json()["id"] for name in ("first", "second")]
+        tool = {"type": "file_search", "vector_store_ids": [second], "filters": {"type": "eq", "key": "year", "value": 1820}}
+        answer = await http.post("/v1/responses", json={"model": "headrace", "input": "Hi", "tools": [tool]})
+        await http.post("/v1/responses", json={"model": "headrace", "input": "Hi"})
+    assert answer.json()["tools"][0]["filters"] == tool["filters"]
+    assert [turn.store_id for turn in house.flow.turns] == [second, first]
+    assert house.flow.turns[0].search == Search(filters=Compare("eq", "year", 1820))
 
 
 BAD: list[tuple[dict[str, Any], str, str]] = [

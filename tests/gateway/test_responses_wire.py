@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from deployments.core.config import Gateway, Settings
 from deployments.core.errors import ContextTooLong, HeadraceError, InvalidRequest, Unsupported
+from deployments.core.filters import Combine, Compare
 from deployments.core.types import Message, Principal, Sampling, Search, Tool, Toolbox, ToolCall
 from deployments.gateway.envelope import invalid
 from deployments.gateway.items import messages, normalised
@@ -155,6 +156,13 @@ def test_a_search_is_asked_for_by_its_tool():
     assert planned(tools=[SEARCH], include=["file_search_call.results"]).include_results
 
 
+def test_the_filters_of_a_search_are_read_and_repeated():
+    sent = {"type": "or", "filters": [{"type": "eq", "key": "kind", "value": "ticket"}, {"type": "gt", "key": "stars", "value": 3}]}
+    plan = planned(tools=[SEARCH | {"filters": sent}])
+    assert plan.turn.search == Search(filters=Combine("or", (Compare("eq", "kind", "ticket"), Compare("gt", "stars", 3))))
+    assert plan.snapshot["tools"][0]["filters"] == sent
+
+
 def test_a_tool_choice_of_none_searches_nothing():
     assert planned(tools=[SEARCH], tool_choice="none").turn.search is None
     assert planned(model="headrace-direct", tools=[SEARCH], tool_choice="none").turn.store_id is None
@@ -190,7 +198,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [SEARCH | {"vector_store_ids": ["vs_2"]}]}, "tools[0].vector_store_ids", "unsupported_parameter"),
     ({"tools": [SEARCH | {"vector_store_ids": ["vs_1", "vs_2"]}]}, "tools[0].vector_store_ids", "unsupported_parameter"),
     ({"tools": [{"type": "file_search"}]}, "tools[0].vector_store_ids", "missing_required_parameter"),
-    ({"tools": [SEARCH | {"filters": {"type": "eq"}}]}, "tools[0].filters", "unsupported_parameter"),
+    ({"tools": [SEARCH | {"filters": {"type": "eq"}}]}, "tools[0].filters.key", "missing_required_parameter"),
+    ({"tools": [SEARCH | {"filters": {"type": "in", "key": "k", "value": ["x" * 100] * 100}}]}, "tools[0].filters", "invalid_value"),
     (
         {"tools": [SEARCH | {"ranking_options": {"hybrid_search": {"text_weight": 1}}}]},
         "tools[0].ranking_options.hybrid_search", "unsupported_parameter",

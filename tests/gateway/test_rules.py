@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi import APIRouter, FastAPI
 from httpx2 import AsyncClient, Response
@@ -15,9 +16,11 @@ from starlette.routing import Mount, Route
 
 from deployments.core.config import Gateway, Settings
 from deployments.core.keys import SCOPES
+from deployments.core.members import Placing
 from deployments.core.responses import Item, StoredResponse
 from deployments.core.store import Store
 from deployments.core.tenants import Tenants
+from deployments.core.types import Chunk
 from deployments.core.vault import Vault
 from deployments.gateway.context import SESSION_COOKIE, Asker, Reader
 from deployments.gateway.responses import ResponseRequest
@@ -135,12 +138,16 @@ async def owned(desk: Desk, secret: str) -> dict[str, str]:
     plan = asked.plan(await desk.keys.verify(secret), desk.settings, CLOCK(), None)
     ended = json.dumps(plan.snapshot | {"status": "completed"}).encode()
     await mine.responses.add(StoredResponse(plan.turn.id, "completed", True, 1, None, None, plan.asked, ended), [])
-    ids = {"file_id": file.id, "store_id": collection.id, "conversation_id": conversation.id, "item_id": "msg_1"}
+    batch = await mine.batches.add(collection.id, {file.id: Placing()})
+    upload = await mine.uploads.add("mill.md", "assistants", 1, 3600, 16)
+    kept = {"batch_id": batch.id, "upload_id": upload.id}
+    await mine.complete(collection.id, file.id, "Wheel", "Water", [Chunk(0, "Water", (), 0, 5, 1)], np.ones((1, 64), np.float32))
+    ids = kept | {"file_id": file.id, "store_id": collection.id, "conversation_id": conversation.id, "item_id": "msg_1"}
     return ids | {"response_id": plan.turn.id}
 
 
 OWNED = [rule for rule in BEARER if "{" in rule.path and rule.scope != "admin" and not rule.path.startswith("/v1/models")]
-BODIES = {"metadata": {"a": "b"}, "items": [{"type": "message", "role": "user", "content": "Hi"}]}
+BODIES = {"metadata": {"a": "b"}, "items": [{"type": "message", "role": "user", "content": "Hi"}], "query": "Hi", "attributes": {"a": 1}}
 
 
 @pytest.mark.parametrize("rule", OWNED, ids=shown)
@@ -148,10 +155,15 @@ async def test_another_tenants_object_is_as_absent_as_none(desk: Desk, rule: Rul
     who = await callers(desk, rule.scope)
     ids = await owned(desk, who.valid)
     absent = {name: value[:-4] + "0000" for name, value in ids.items()}
-    sent = BODIES | {"file_id": ids["file_id"]} if rule.method == "POST" else None
+    sent = BODIES | {"file_id": ids["file_id"], "file_ids": [ids["file_id"]]} if rule.method == "POST" else None
+    if sent and rule.path.endswith("/complete"):
+        uploads = desk.store.of(await desk.keys.verify(who.valid)).uploads
+        sent["part_ids"] = [(await uploads.put(ids["upload_id"], b"x")).id]
 
     async def ask(secret: str, names: dict[str, str]) -> Response:
         async with desk.http(secret) as http:
+            if rule.path.endswith("/parts"):
+                return await http.post(rule.path.format(**names), files={"data": ("upload", b"x")})
             return await http.request(rule.method, rule.path.format(**names), json=sent)
 
     foreign, none = await ask(who.other, ids), await ask(who.other, absent)

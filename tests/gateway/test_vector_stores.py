@@ -81,7 +81,7 @@ async def test_a_tenants_lists_do_not_show_anothers(desk: Desk, acme: AsyncOpenA
         ("{}", "file_id"),
         ("[]", None),
         ('{"file_id"', None),
-        ('{"file_id": "file-1", "chunking_strategy": {"type": "static", "static": {}}}', "chunking_strategy.type"),
+        ('{"file_id": "file-1", "chunking_strategy": {"type": "static", "static": {}}}', "chunking_strategy.static"),
         ('{"file_id": "file-1", "attributes": {"a": null}}', "attributes.a"),
         ('{"file_id": "file-1", "attributes": {"a": NaN}}', None),
         ('{"file_id": "file-1", "attributes": {"a": 1e999}}', "attributes.a"),

@@ -23,11 +23,18 @@ NEVER = {
     "response_id": "resp_0123456789ab0123456789abcdef01234567",
     "file_id": "file-0123456789ab0123456789abcdef01234567",
     "store_id": "vs_0123456789ab0123456789abcdef01234567",
+    "batch_id": "vsfb_0123456789ab0123456789abcdef01234567",
+    "upload_id": "upload_0123456789ab0123456789abcdef01234567",
 }
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("/v1/conversations/{conversation_id}", "post"): {"metadata": {"mine": "now"}},
     ("/v1/conversations/{conversation_id}/items", "post"): {"items": [{"role": "user", "content": "x"}]},
     ("/v1/vector_stores/{store_id}/files", "post"): {"file_id": "file-1"},
+    ("/v1/vector_stores/{store_id}", "post"): {"name": "mine"},
+    ("/v1/vector_stores/{store_id}/files/{file_id}", "post"): {"attributes": {"mine": True}},
+    ("/v1/vector_stores/{store_id}/file_batches", "post"): {"file_ids": ["file-1"]},
+    ("/v1/vector_stores/{store_id}/search", "post"): {"query": "secret"},
+    ("/v1/uploads/{upload_id}/complete", "post"): {"part_ids": ["part_1"]},
 }
 ASK: dict[str, Any] = {"model": "headrace", "input": "Hi"}
 CALLS = {"type": "function_call_output", "call_id": "c", "output": "x"}
@@ -52,7 +59,10 @@ async def belongings(http: AsyncClient) -> dict[str, str]:
         return (await http.get(f"/v1/responses/{response}")).json()["status"]
 
     await until(status, equals="completed")
-    return {"conversation_id": conversation, "item_id": items["first_id"], "response_id": response, "file_id": file, "store_id": store}
+    upload = await post("/v1/uploads", json={"bytes": 1, "filename": "b.md", "mime_type": "text/markdown", "purpose": "assistants"})
+    batch = (await post(f"/v1/vector_stores/{store}/file_batches", json={"file_ids": [file]}))["id"]
+    kept = {"file_id": file, "store_id": store, "batch_id": batch, "upload_id": upload["id"]}
+    return kept | {"conversation_id": conversation, "item_id": items["first_id"], "response_id": response}
 
 
 @pytest.fixture
@@ -69,6 +79,7 @@ async def shown(http: AsyncClient, made: dict[str, str]) -> list[str]:
     """How an owner sees what it owns."""
     paths = ["/v1/conversations/{conversation_id}", "/v1/conversations/{conversation_id}/items", "/v1/files/{file_id}/content"]
     paths += ["/v1/responses/{response_id}", "/v1/vector_stores/{store_id}/files", "/v1/conversations/{conversation_id}/items/{item_id}"]
+    paths += ["/v1/files", "/v1/vector_stores/{store_id}", "/v1/vector_stores/{store_id}/file_batches/{batch_id}/files"]
     return [(await http.get(path.format(**made))).text for path in paths]
 
 
@@ -106,7 +117,7 @@ async def test_every_id_in_a_path_is_answered_as_one_that_never_was(
                 assert answers[0] == answers[1], (path, method)
                 assert answers[0][0] in ((401, 403) if path.startswith("/files/") else (404,)), (path, method)
                 compared += 1
-    assert compared >= 18
+    assert compared >= 29
     cases(compared)
 
 
@@ -123,6 +134,7 @@ async def test_every_id_in_a_body_is_answered_as_one_that_never_was(house: House
                 ("/v1/responses/input_tokens", ASK | {"previous_response_id": ids["response_id"], "input": [CALLS]}),
                 ("/v1/vector_stores", {"file_ids": [ids["file_id"]]}),
                 (f"/v1/vector_stores/{mine['store_id']}/files", {"file_id": ids["file_id"]}),
+                (f"/v1/vector_stores/{ids['store_id']}/file_batches", {"file_ids": [mine["file_id"]]}),
             ]
             answers = [await http.post(path, json=body) for path, body in bodies]
             assert all(answer.status_code in (400, 404) for answer in answers), [answer.text for answer in answers]
@@ -134,9 +146,9 @@ async def test_every_id_in_a_body_is_answered_as_one_that_never_was(house: House
 
 async def test_lists_and_cursors_show_nothing_of_anothers(house: House, theirs: dict[str, str], key: str) -> None:
     async with house.http(key) as http:
-        assert (await http.get("/v1/vector_stores")).json()["data"] == []
+        assert (await http.get("/v1/vector_stores")).json()["data"] == (await http.get("/v1/files")).json()["data"] == []
         mine = await belongings(http)
-        for path in ("/v1/vector_stores", "/v1/vector_stores/{store_id}/files", "/v1/conversations/{conversation_id}/items"):
+        for path in ("/v1/files", "/v1/vector_stores", "/v1/vector_stores/{store_id}/files", "/v1/conversations/{conversation_id}/items"):
             for query in ("", "?after=" + theirs["store_id"], "?after=" + theirs["item_id"], "?after=" + theirs["file_id"]):
                 text = (await http.get(path.format(**mine) + query)).text
                 assert not [name for name, one in theirs.items() if one in text.replace(query[7:] or "-", "")], (path, query)

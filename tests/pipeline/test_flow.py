@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from deployments.core.config import Generator, Log, Settings
 from deployments.core.errors import BackendFailed, HeadraceError, Overloaded, StreamInterrupted
+from deployments.core.filters import Compare
 from deployments.core.follow import Hub
 from deployments.core.log import read, seize
 from deployments.core.outbox import Outbox
@@ -161,6 +162,17 @@ async def test_passages_under_the_score_that_was_asked_for_are_no_results(stand:
     deltas = await stand.run(msgspec.structs.replace(turn(), search=Search(min_score=0.999)))
     assert deltas[2] == Searched(2, ())
     assert stand.generates.calls[0].passages == ()
+
+
+async def test_a_search_goes_by_its_filters(stand: Stand) -> None:
+    for value, found in ((1820, ["mill.md"]), (1920, [])):
+        stand.flow.retrieves.files.clear()  # type: ignore[attr-defined]
+        chunks = [Chunk(0, "A headrace brings water to the wheel", (), 0, 36, 8)]
+        source = Source("file-1", "mill.md", "The mill", {"year": 1820})
+        await stand.flow.retrieves.replace(OURS, "vs_1", source, chunks, await FakeEmbeds().embed([chunks[0].text]))
+        deltas = await stand.run(msgspec.structs.replace(turn(), search=Search(filters=Compare("eq", "year", value))))
+        assert isinstance(deltas[2], Searched)
+        assert [(hit.filename, hit.attributes) for hit in deltas[2].hits] == [(name, {"year": 1820}) for name in found]
 
 
 async def test_what_was_found_reaches_the_prompt_with_its_link(stand: Stand) -> None:

@@ -42,7 +42,7 @@ def ingest(served: Served) -> Ingest:
 
 def held(served: Served) -> list[str]:
     """The names of the files in the index."""
-    return sorted(rows[0][0] for rows in served.desk.retrieves.files.values())
+    return sorted(rows[0][0].filename for rows in served.desk.retrieves.files.values())
 
 
 def counts(result: Result) -> dict[str, int]:
@@ -69,7 +69,7 @@ def test_only_what_changed_is_replaced(served: Served, docs: Path, ingest: Inges
     result = ingest(docs)
     assert (counts(result)["replaced"], counts(result)["unchanged"]) == (1, 2)
     assert len(before - set(served.desk.retrieves.files)) == 1
-    texts = [chunk.text for rows in served.desk.retrieves.files.values() for _, _, chunk, _ in rows]
+    texts = [chunk.text for rows in served.desk.retrieves.files.values() for _, chunk, _ in rows]
     assert any("has moved" in text for text in texts)
     assert not any("Welcome" in text for text in texts)
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import undefer
 from deployments.core.config import Settings
 from deployments.core.errors import NotFound
 from deployments.core.jobs import INGEST, Job
+from deployments.core.members import Placing
 from deployments.core.store import Store, TenantStore
 from deployments.core.tables import FileRow, PassageRow
 from deployments.core.types import Query, Vectors
@@ -206,3 +207,32 @@ async def test_the_vectors_kept_are_those_of_the_index(store: FragileStore, inge
     assert isinstance(ingest.retrieves, FakeRetrieves)
     indexed = ingest.retrieves.files[(work.tenant, *at(work))]
     assert np.array_equal(kept, np.stack([vector for *_, vector in indexed]))
+
+
+async def test_what_an_attempt_left_of_a_file_that_was_called_off_is_taken_back(store: FragileStore, ingest: Ingest) -> None:
+    mine = store.of(await tenant(store, "acme"))
+    store_id, file_id = (await mine.add_store("docs")).id, (await mine.add_file("wheel.md", "assistants", PAGE)).id
+    batch = await mine.batches.add(store_id, {file_id: Placing()})
+    work = await store.jobs.lease({INGEST: 60})
+    assert work
+    store.broken = True
+    with pytest.raises(Dies):
+        await ingest.run(means(store), work)
+    assert await found(ingest, work)
+    await mine.batches.cancel(store_id, batch.id)
+    await ingest.lost(means(store), work)
+    assert await found(ingest, work) == []
+
+
+async def test_passages_are_as_long_as_was_asked_for(store: FragileStore, ingest: Ingest) -> None:
+    counts = []
+    for name, tokens in (("short", 100), ("long", None)):
+        work = await waiting(store, name=name)
+        await store.of(work.principal).add_member(*at(work), {}, tokens)
+        job = await store.jobs.lease({INGEST: 60})
+        assert job
+        await ingest.run(means(store), job)
+        passages = await store.of(work.principal).passages(at(work)[1])
+        assert max(passage.tokens for passage in passages) <= (tokens or Settings().retriever.chunk_tokens)
+        counts.append(len(passages))
+    assert counts[0] > counts[1]
