@@ -83,7 +83,8 @@ def _blocks(text: str):
         if token.type == "heading_open":
             yield Block("heading", start, end, level=int(token.tag[1]), title=_plain(tokens[index + 1]))
         else:
-            yield Block(KINDS[token.type], start, end)
+            columns = text[start:end].split("\n", 1)[0].strip("| ") if token.type == "table_open" else ""
+            yield Block(KINDS[token.type], start, end, title=columns)
 
 
 def _plain(inline: Token) -> str:

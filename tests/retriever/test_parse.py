@@ -3,8 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.core.errors import InvalidRequest
+from deployments.retriever.charset import normalise
 from deployments.retriever.document import Document, Unreadable
-from deployments.retriever.parse import normalise, parse
+from deployments.retriever.parse import parse
 
 MARKDOWN = """---
 title: "The Title"
@@ -142,7 +143,7 @@ def test_each_unreadable_file_says_why():
     assert reason("caf\xe9".encode("latin-1")) == "file_encoding"
     assert reason(b"<meta charset=klingon>x", "a.html") == "file_encoding"
     assert reason(b"x" * 11, max_bytes=10) == "file_too_large"
-    assert reason(b"%PDF", "a.pdf") == "file_unsupported"
+    assert reason(b"MZ", "a.exe") == "file_unsupported"
 
 
 def test_marked_encodings_are_read():
