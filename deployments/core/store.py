@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 import msgspec
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import undefer
 
@@ -18,6 +18,7 @@ from deployments.core.corpus import Corpus
 from deployments.core.errors import NotFound
 from deployments.core.idempotency import Attempts
 from deployments.core.ids import checked, found, new_id
+from deployments.core.ingested import Ingested, chunk, passage
 from deployments.core.jobs import INGEST, Job, Jobs
 from deployments.core.responses import Responses
 from deployments.core.sql import WRITES, open_engine
@@ -32,9 +33,6 @@ _SMALL_BYTES = 1 << 20
 
 _MAX_LOCKS = 10_000
 """Tenants whose keys a process remembers."""
-
-_encode = msgspec.msgpack.encode
-_decode = msgspec.msgpack.Decoder(list[str]).decode
 
 
 class StoredFile(msgspec.Struct, frozen=True):
@@ -135,6 +133,7 @@ class TenantStore:
         self.conversations = Conversations(store, tenant)
         self.corpus = Corpus(store, tenant)
         self.attempts = Attempts(store, tenant)
+        self.ingested = Ingested(store, tenant)
 
     async def lock(self) -> Lock:
         """The lock of the tenant, for what is kept outside SQL."""
@@ -283,25 +282,22 @@ class TenantStore:
             await self.corpus.advance(session, [store_id])
 
     async def complete(
-        self, store_id: str, file_id: str, title: str, text: str, chunks: Sequence[Chunk], vectors: Vectors, job: Job | None = None
+        self,
+        store_id: str,
+        file_id: str,
+        title: str,
+        text: str,
+        chunks: Sequence[Chunk],
+        vectors: Vectors,
+        job: Job | None = None,
+        recipe: str | None = None,
     ) -> None:
         """Keep what an ingestion made, in place of what was there, and end its job; raises LeaseLost."""
         async with self._store.session() as session:
             lock = await self._lock(session, await self._file(session, file_id))
-        passages = [
-            PassageRow(
-                store_id=store_id,
-                file_id=file_id,
-                number=chunk.number,
-                tenant_id=self._tenant,
-                start=chunk.start,
-                end=chunk.end,
-                tokens=chunk.tokens,
-                headings=lock.seal(_encode(chunk.headings), "passages", _place(store_id, file_id, chunk.number), "headings"),
-                vector=lock.seal(vector.astype("<f4").tobytes(), "passages", _place(store_id, file_id, chunk.number), "vector"),
-            )
-            for chunk, vector in zip(chunks, vectors, strict=True)
-        ]
+        passages = await asyncio.to_thread(
+            lambda: [passage(lock, store_id, file_id, *one) | {"tenant_id": self._tenant} for one in zip(chunks, vectors, strict=True)]
+        )
         sealed = await _seal(lock, text.encode(), file_id, "text")
         async with self._store.write() as session:
             file = await self._file(session, file_id, lock=True)
@@ -309,10 +305,12 @@ class TenantStore:
                 await self._store.jobs.end(session, job)
             member = await self._memberrow(session, store_id, file_id)
             await session.execute(delete(PassageRow).where(PassageRow.store_id == store_id, PassageRow.file_id == file_id))
-            session.add_all(passages)
+            if passages:
+                await session.execute(insert(PassageRow), passages)
             file.title = lock.seal(title.encode(), "files", file_id, "title")
             file.text = sealed
-            member.status, member.usage_bytes = "completed", sum(4 * vectors.shape[1] + row.end - row.start for row in passages)
+            member.status, member.usage_bytes = "completed", sum(4 * vectors.shape[1] + one.end - one.start for one in chunks)
+            member.recipe = recipe
             await session.flush()
             await self.corpus.advance(session, [store_id])
 
@@ -330,7 +328,7 @@ class TenantStore:
         wanted = (PassageRow.file_id == file_id) & (PassageRow.tenant_id == self._tenant) & (PassageRow.store_id == last.scalar_subquery())
         async with self._store.session() as session:
             rows = await session.scalars(select(PassageRow).where(wanted).order_by(PassageRow.number))
-            return [_chunk(row, text, lock) for row in rows]
+            return [chunk(row, text, lock) for row in rows]
 
     async def _lock(self, session: AsyncSession, row: FileRow) -> Lock:
         return (await self._store.lock(session, self._tenant)).of(row.data_key, "files", row.id)
@@ -370,15 +368,6 @@ async def _open(lock: Lock, sealed: bytes, file_id: str, column: str) -> bytes:
     if len(sealed) < _SMALL_BYTES:
         return lock.open(sealed, "files", file_id, column)
     return await asyncio.to_thread(lock.open, sealed, "files", file_id, column)
-
-
-def _place(store_id: str, file_id: str, number: int) -> str:
-    return f"{store_id}/{file_id}/{number}"
-
-
-def _chunk(row: PassageRow, text: str, lock: Lock) -> Chunk:
-    sealed = lock.open(row.headings, "passages", _place(row.store_id, row.file_id, row.number), "headings")
-    return Chunk(row.number, text[row.start : row.end], tuple(_decode(sealed)), row.start, row.end, row.tokens)
 
 
 def _file(row: FileRow, lock: Lock) -> StoredFile:

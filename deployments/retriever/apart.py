@@ -79,7 +79,8 @@ def _environment() -> dict[str, str]:
 
 async def _exchange(process: Process, content: bytes) -> bytes:
     """What the process answers; it is cut off where it says too much."""
-    assert process.stdin and process.stdout  # noqa: S101 — for the type checker: they were asked for
+    assert process.stdin is not None  # noqa: S101 — for the type checker: they were asked for
+    assert process.stdout is not None  # noqa: S101
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         process.stdin.write(content)
         await process.stdin.drain()

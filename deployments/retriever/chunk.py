@@ -142,7 +142,7 @@ class Cutter:
             return self._limit
         if headings not in self._rooms:
             left = self._window - self._count(title_path(self._document.title, headings))
-            self._rooms[headings] = min(self._limit, max(left, self._limit // 2))
+            self._rooms[headings] = min(self._limit, max(left, min(self._limit, self._window) // 2))
         return self._rooms[headings]
 
     def _measure(self, span: Span) -> int:
