@@ -84,7 +84,7 @@ def _flat(record: object) -> list[Field]:
             value = ", ".join(_shown(one) for one in value if one is not None)
         if isinstance(value, dict | list):
             inner = value.items() if isinstance(value, dict) else enumerate(value, 1)
-            left += reversed([((*path, normalise(str(key))[:MAX_KEY]), one) for key, one in inner])
+            left += reversed([((*path, normalise(str(key))[: 2 * MAX_KEY]), one) for key, one in inner])
         elif value is not None:
             fields.append((".".join(path), normalise(value).strip() if isinstance(value, str) else value))  # type: ignore[arg-type]
     return fields
