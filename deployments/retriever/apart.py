@@ -19,7 +19,7 @@ import msgspec
 from deployments.retriever.document import MAX_CHARACTERS, Document, Unreadable
 from deployments.retriever.parse import BINARY, MAX_BYTES, parse
 
-_LARGE_BYTES = 256 << 10
+_LARGE_BYTES = 64 << 10
 """What is smaller is read in a thread: starting a process takes 0.3 s."""
 _REPLY_BYTES = 16 * MAX_CHARACTERS
 """More than any document takes."""

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,3 +181,7 @@ def test_hostile_markup_ends_quickly():
     assert reason(b"<!--" * 50_000) == "file_empty"
     assert parse(b"```\n" * 20_001, "a.md").blocks
     assert parse(b"[![" * 20_000, "a.md").blocks
+    for seed in (b"`", b"~", b"![", b"[![](", b"{ ."):
+        began = time.process_time()
+        assert parse(b"a\n" + seed * (30_000 // len(seed)) + b"\n\na", "a.md").blocks
+        assert time.process_time() - began < 5, seed
