@@ -40,7 +40,8 @@ class Ingest:
     settings: Settings
     embeds: Embeds
     retrieves: Retrieves
-    at_once: int = 1
+    at_once: int = 2
+    """Two: one file is read and written while another is embedded, and two embedders have work."""
 
     @property
     def lease_s(self) -> float:
