@@ -166,7 +166,7 @@ def since(began: tuple[float, float]) -> str:
 @pytest.mark.full
 @pytest.mark.timeout(900)
 async def test_the_documentation_is_ingested_within_a_minute(data: Path, tmp_path: Path, store: Store) -> None:
-    settings, files = settings_in(tmp_path), documentation(data)
+    settings, files = Settings(data_dir=tmp_path, worker=config.Worker(poll_s=0.05)), documentation(data)
     encodes = Encoding(load(settings))
     tokens(settings).count("loaded")
     began = clocks()
