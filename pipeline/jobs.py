@@ -2,24 +2,33 @@
 
 import asyncio
 import contextlib
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 
+import msgspec
 import numpy as np
 
 from deployments.core.config import Settings
 from deployments.core.errors import NotFound
+from deployments.core.ingested import Made
 from deployments.core.jobs import Job
 from deployments.core.ports import Embeds, Retrieves
+from deployments.core.files import StoredFile
 from deployments.core.types import Chunk, Source, Vectors
-from deployments.embedder.tokens import Tokens, tokens
-from deployments.retriever.chunk import chunk, embedded_text
-from deployments.retriever.document import Document, Unreadable
-from deployments.retriever.parse import parse
+from deployments.embedder.tokens import MAX_TOKENS, Tokens, tokens
+from deployments.retriever.apart import Bounds, read
+from deployments.retriever.chunk import VERSION, chunk, embedded_text
+from deployments.retriever.document import Unreadable
 from deployments.worker.work import Means, Reason, Rejected
 
 _SLICE_TEXTS = 64
 """Passages embedded in one call: what fits a handle message, and the most that is lost when the embedder dies."""
+
+WINDOW_TOKENS = MAX_TOKENS - 2
+"""What the embedder reads of a title path with its text: two of its tokens are special."""
 
 _REASONS: dict[str, Reason] = {"file_unsupported": "unsupported_file", "file_binary": "unsupported_file"}
 
@@ -31,7 +40,8 @@ class Ingest:
     settings: Settings
     embeds: Embeds
     retrieves: Retrieves
-    at_once: int = 1
+    at_once: int = 2
+    """Two: one file is read and written while another is embedded, and two embedders have work."""
 
     @property
     def lease_s(self) -> float:
@@ -41,18 +51,20 @@ class Ingest:
     async def run(self, means: Means, job: Job) -> None:
         """Parse, chunk, embed; then fill the index, and last mark the file completed with its text and passages.
 
+        Where the same was made of the same bytes before, it is taken over from SQL instead, and nothing is embedded.
         The index changes in one step, so a search sees the whole file or nothing of it. A crash between that step and the last one
         leaves the file in progress: the next attempt does the same again. Raises Rejected, and NotFound for a file deleted meanwhile.
         """
         store_id, _, file_id = job.subject.partition("/")
         mine = means.store.of(job.principal)
         file, asked = await mine.file(file_id), await mine.member(store_id, file_id)
-        document, chunks = await asyncio.to_thread(self._read, await mine.content(file_id), file.filename, asked.chunk_tokens)
-        vectors = await self._embed(document.title, chunks)
+        limit = asked.chunk_tokens or self.settings.retriever.chunk_tokens
+        recipe = self._recipe(file, limit)
+        made = await mine.ingested.take(recipe) or await self._make(await mine.content(file_id), file.filename, limit)
         member = await mine.member(store_id, file_id)
-        source = Source(file_id, file.filename, document.title, member.attributes, member.created_at)
-        await self.retrieves.replace(job.principal, store_id, source, chunks, vectors)
-        await mine.complete(store_id, file_id, document.title, document.text, chunks, vectors, job)
+        source = Source(file_id, file.filename, made.title, member.attributes, member.created_at)
+        await self.retrieves.replace(job.principal, store_id, source, made.chunks, made.vectors)
+        await mine.complete(store_id, file_id, made.title, made.text, made.chunks, made.vectors, job, recipe)
 
     async def give_up(self, means: Means, job: Job, code: Reason, message: str) -> None:
         """Mark the file failed, and take it out of the index."""
@@ -77,14 +89,22 @@ class Ingest:
         await self.retrieves.replace(job.principal, store_id, Source(file_id), (), np.zeros((0, 0), np.float32))
         await means.store.of(job.principal).corpus.touch(store_id)
 
-    def _read(self, content: bytes, filename: str, chunk_tokens: int | None) -> tuple[Document, list[Chunk]]:
+    def _recipe(self, file: StoredFile, limit_tokens: int) -> str:
+        """A digest of all that the passages and their vectors depend on; the name decides on the format, and may be the title."""
+        parts = (VERSION, file.sha256, PurePosixPath(file.filename).name, limit_tokens, self.settings.embedder.model)
+        return hashlib.sha256(msgspec.msgpack.encode(parts)).hexdigest()
+
+    async def _make(self, content: bytes, filename: str, limit_tokens: int) -> Made:
+        retriever = self.settings.retriever
+        bounds = Bounds(self.settings.gateway.max_upload_bytes, retriever.parse_timeout_s, retriever.parse_memory_bytes)
         try:
-            document = parse(content, filename, self.settings.gateway.max_upload_bytes)
+            document = await read(content, filename, bounds)
         except Unreadable as error:
             raise Rejected(_REASONS.get(error.wire_code, "invalid_file"), error.message) from error
-        return document, chunk(document, chunk_tokens or self.settings.retriever.chunk_tokens, self._tokens.count)
+        chunks = await asyncio.to_thread(chunk, document, limit_tokens, self._tokens.count, WINDOW_TOKENS)
+        return Made(document.title, document.text, chunks, await self._embed(document.title, chunks))
 
-    async def _embed(self, title: str, chunks: list[Chunk]) -> Vectors:
+    async def _embed(self, title: str, chunks: Sequence[Chunk]) -> Vectors:
         texts = [embedded_text(title, one) for one in chunks]
         slices = [await self.embeds.embed(texts[at : at + _SLICE_TEXTS]) for at in range(0, len(texts), _SLICE_TEXTS)]
         return np.concatenate(slices)

@@ -112,6 +112,10 @@ class Retriever(Section):
     min_similarity: float = Field(default=0.35, ge=-1, le=1, description="Cosine under which a passage is not relevant.")
     limit: int = Field(default=4, ge=1, le=50, description="Passages in a prompt.")
     chunk_tokens: int = Field(default=200, ge=32, le=512, description="Longest passage, in tokens of the embedder.")
+    parse_timeout_s: float = Field(default=300, gt=0, description="How long reading one PDF, DOCX or large file may take.")
+    parse_memory_bytes: int = Field(
+        default=1 << 30, ge=256 << 20, description="Address space of the process that reads one PDF, DOCX or large file."
+    )
 
 
 class Router(Section):

@@ -1,5 +1,6 @@
 """What must survive, in SQL. `store.of(principal)` is the only door to what a tenant owns."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from sqlalchemy import Select, delete, func, literal, select
+from sqlalchemy import Select, delete, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import undefer
 
@@ -20,6 +21,7 @@ from deployments.core.errors import NotFound
 from deployments.core.files import Files, seal
 from deployments.core.idempotency import Attempts
 from deployments.core.ids import checked, found, new_id
+from deployments.core.ingested import Ingested, chunk, passage, vector
 from deployments.core.jobs import INGEST, Job, Jobs
 from deployments.core.members import Member, Placing, enlist, shown
 from deployments.core.responses import Responses
@@ -33,9 +35,6 @@ Attributes = Mapping[str, str | float | bool]
 
 _MAX_LOCKS = 10_000
 """Tenants whose keys a process remembers."""
-
-_encode = msgspec.msgpack.encode
-_decode = msgspec.msgpack.Decoder(list[str]).decode
 
 
 class VectorStore(msgspec.Struct, frozen=True):
@@ -112,6 +111,7 @@ class TenantStore(Files):
         self.attempts = Attempts(store, tenant)
         self.uploads = Uploads(self, store, tenant)
         self.batches = Batches(store, tenant)
+        self.ingested = Ingested(store, tenant)
 
     async def lock(self) -> Lock:
         """The lock of the tenant, for what is kept outside SQL."""
@@ -242,25 +242,22 @@ class TenantStore(Files):
             await self.corpus.advance(session, [store_id])
 
     async def complete(
-        self, store_id: str, file_id: str, title: str, text: str, chunks: Sequence[Chunk], vectors: Vectors, job: Job | None = None
+        self,
+        store_id: str,
+        file_id: str,
+        title: str,
+        text: str,
+        chunks: Sequence[Chunk],
+        vectors: Vectors,
+        job: Job | None = None,
+        recipe: str | None = None,
     ) -> None:
         """Keep what an ingestion made, in place of what was there, and end its job; raises LeaseLost."""
         async with self._store.session() as session:
             lock = await self._lock(session, await self._file(session, file_id))
-        passages = [
-            PassageRow(
-                store_id=store_id,
-                file_id=file_id,
-                number=chunk.number,
-                tenant_id=self._tenant,
-                start=chunk.start,
-                end=chunk.end,
-                tokens=chunk.tokens,
-                headings=lock.seal(_encode(chunk.headings), "passages", _place(store_id, file_id, chunk.number), "headings"),
-                vector=lock.seal(vector.astype("<f4").tobytes(), "passages", _place(store_id, file_id, chunk.number), "vector"),
-            )
-            for chunk, vector in zip(chunks, vectors, strict=True)
-        ]
+        passages = await asyncio.to_thread(
+            lambda: [passage(lock, store_id, file_id, *one) | {"tenant_id": self._tenant} for one in zip(chunks, vectors, strict=True)]
+        )
         sealed = await seal(lock, text.encode(), "files", file_id, "text")
         async with self._store.write() as session:
             file = await self._file(session, file_id, lock=True)
@@ -268,10 +265,12 @@ class TenantStore(Files):
                 await self._store.jobs.end(session, job)
             member = await self._memberrow(session, store_id, file_id)
             await session.execute(delete(PassageRow).where(PassageRow.store_id == store_id, PassageRow.file_id == file_id))
-            session.add_all(passages)
+            if passages:
+                await session.execute(insert(PassageRow), passages)
             file.title = lock.seal(title.encode(), "files", file_id, "title")
             file.text = sealed
-            member.status, member.usage_bytes = "completed", sum(4 * vectors.shape[1] + row.end - row.start for row in passages)
+            member.status, member.usage_bytes = "completed", sum(4 * vectors.shape[1] + one.end - one.start for one in chunks)
+            member.recipe = recipe
             await session.flush()
             await self.corpus.advance(session, [store_id])
 
@@ -287,8 +286,7 @@ class TenantStore(Files):
         owned = (MemberRow.file_id == file_id) & (MemberRow.tenant_id == self._tenant) & (MemberRow.status == "completed")
         last = select(MemberRow.store_id).where(owned).order_by(MemberRow.created_at.desc(), MemberRow.store_id).limit(1)
         async with self._store.session() as session:
-            rows = await session.scalars(self._of_file(file_id, last.scalar_subquery()))
-            return [_chunk(row, text, lock) for row in rows]
+            return [chunk(row, text, lock) for row in await session.scalars(self._of_file(file_id, last.scalar_subquery()))]
 
     async def filed(self, store_id: str, file_id: str) -> tuple[list[Chunk], Vectors]:
         """The passages of a file in one store, in document order, and their vectors; what the index is filled with."""
@@ -296,8 +294,8 @@ class TenantStore(Files):
         text, lock = await self._text(file_id)
         async with self._store.session() as session:
             rows = (await session.scalars(self._of_file(file_id, store_id).options(undefer(PassageRow.vector)))).all()
-        vectors = [np.frombuffer(lock.open(row.vector, "passages", _place(store_id, file_id, row.number), "vector"), "<f4") for row in rows]
-        return [_chunk(row, text, lock) for row in rows], np.stack(vectors) if rows else np.zeros((0, 0), np.float32)
+        vectors = [vector(row, lock) for row in rows]
+        return [chunk(row, text, lock) for row in rows], np.stack(vectors) if rows else np.zeros((0, 0), np.float32)
 
     def _of_file(self, file_id: str, store_id: Any) -> Select[PassageRow]:
         mine = (PassageRow.file_id == file_id) & (PassageRow.tenant_id == self._tenant)
@@ -329,12 +327,3 @@ class TenantStore(Files):
             VectorStore(row.id, row.name, row.created_at, int(used[row.id]), counted[row.id], dict(row.labels), row.description)
             for row in rows
         ]
-
-
-def _place(store_id: str, file_id: str, number: int) -> str:
-    return f"{store_id}/{file_id}/{number}"
-
-
-def _chunk(row: PassageRow, text: str, lock: Lock) -> Chunk:
-    sealed = lock.open(row.headings, "passages", _place(row.store_id, row.file_id, row.number), "headings")
-    return Chunk(row.number, text[row.start : row.end], tuple(_decode(sealed)), row.start, row.end, row.tokens)

@@ -120,7 +120,7 @@ class FileRow(Base):
 
 
 class MemberRow(Base):
-    """A file in a vector store, and how its ingestion stands."""
+    """A file in a vector store, and how its ingestion stands; `recipe` is a digest of all that its passages depend on."""
 
     __tablename__ = "vector_store_files"
     store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"), primary_key=True)
@@ -133,6 +133,8 @@ class MemberRow(Base):
     created_at: Mapped[int] = mapped_column(BigInteger)
     usage_bytes: Mapped[int] = mapped_column(Integer, default=0)
     chunk_tokens: Mapped[int | None] = mapped_column(Integer)
+    recipe: Mapped[str | None] = mapped_column(String(64))
+    __table_args__ = (Index("members_recipe", "tenant_id", "recipe"),)
 
 
 class BatchRow(Base):
@@ -186,7 +188,7 @@ class UploadPartRow(Base):
 
 
 class PassageRow(Base):
-    """One passage: its span in the file's text; its headings and its vector, as little-endian float32, are sealed."""
+    """One passage: its span in the file's text; its headings, attributes and vector, as little-endian float32, are sealed."""
 
     __tablename__ = "passages"
     store_id: Mapped[str] = mapped_column(ForeignKey("vector_stores.id"), primary_key=True)
@@ -198,6 +200,7 @@ class PassageRow(Base):
     tokens: Mapped[int] = mapped_column(Integer)
     headings: Mapped[bytes] = mapped_column(LargeBinary)
     vector: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    attributes: Mapped[bytes | None] = mapped_column(LargeBinary)
 
 
 class JobRow(Base):

@@ -4,7 +4,7 @@ import re
 
 import lxml.etree as etree
 
-from deployments.retriever.document import Block, Kind
+from deployments.retriever.document import Block, Draft, Kind, Unreadable
 
 SKIPPED = frozenset(
     {"script", "style", "nav", "footer", "aside", "template", "noscript", "svg", "iframe", "object", "form", "button", "select", "head"}
@@ -45,13 +45,15 @@ def read_html(source: str) -> tuple[str, str, list[Block]]:
     """Title ("" where there is none), text and blocks; scripts, styles, navigation and forms are left out."""
     parser = etree.HTMLParser(encoding="utf-8", recover=True, no_network=True, remove_comments=True, remove_pis=True, huge_tree=False)
     root = etree.HTML(source.encode("utf-8", "replace"), parser=parser)
+    if any("Buffer size limit" in error.message for error in parser.error_log):
+        raise Unreadable("a text or an attribute in it is longer than 10 MB", code="file_too_large")
     if root is None:
         return "", "", []
     page = Page()
     page.read(_main(root))
     title = " ".join((root.findtext(".//title") or "").split())
-    first = next((block.title for block in page.blocks if block.kind == "heading"), "")
-    return first or title, page.text(), page.blocks
+    first, text, blocks = page.draft.parsed()
+    return first or title, text, blocks
 
 
 def _main(root: etree._Element) -> etree._Element:
@@ -65,17 +67,11 @@ class Page:
     """Collects the text of an element tree, block after block."""
 
     def __init__(self):
-        self.blocks: list[Block] = []
-        self._pieces: list[str] = []
-        self._length = 0
+        self.draft = Draft()
         self._open: list[str] = []
         self._kind: Kind = "text"
         self._level = 0
         self._whole: etree._Element | None = None
-
-    def text(self) -> str:
-        """Everything read so far."""
-        return "".join(self._pieces)
 
     def read(self, root: etree._Element) -> None:
         """Take in an element with all below it, without recursion: depth is the author's choice, not ours."""
@@ -110,18 +106,10 @@ class Page:
         raw, self._open = "".join(self._open), []
         kind, self._kind = self._kind, "text"
         body = _shape(raw, kind)
-        if not body:
-            return
-        if self._pieces:
-            self._add("\n\n")
-        title = body if kind == "heading" else ""
-        start = self._length
-        self._add("#" * self._level + " " + body if kind == "heading" else body)
-        self.blocks.append(Block(kind, start, self._length, level=self._level if title else 0, title=title))
-
-    def _add(self, piece: str) -> None:
-        self._pieces.append(piece)
-        self._length += len(piece)
+        if kind == "heading":
+            self.draft.heading(self._level, body)
+        else:
+            self.draft.add(kind, body, title=body.split("\n", 1)[0] if kind == "table" else "")
 
 
 def _shape(raw: str, kind: Kind) -> str:

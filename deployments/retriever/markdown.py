@@ -9,22 +9,24 @@ from deployments.retriever.document import Block, Kind, lines, trim
 
 FRONT = re.compile(r"\A---[ ]*\n(.*?)^(?:---|\.\.\.)[ ]*$\n?", re.DOTALL | re.MULTILINE)
 FRONT_TITLE = re.compile(r"^title:[ ]*(.+?)[ ]*$", re.MULTILINE)
-FENCED = re.compile(r"^[ ]*(`{3,}|~{3,})([^\n]*)\n.*?(?:^[ ]*\1[`~]*[ ]*$|\Z)", re.DOTALL | re.MULTILINE)
+FENCED = re.compile(r"^[ ]*(`{3,}+|~{3,}+)([^\n]*+)\n.*?(?:^[ ]*\1[`~]*[ ]*$|\Z)", re.DOTALL | re.MULTILINE)
 COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
-CODE_SPAN = re.compile(r"(`+[^`\n]+`+)")
+CODE_SPAN = re.compile(r"((?<!`)`{1,9}[^`\n]{1,1000}`{1,9})")
 TAG = re.compile(
     r"</?(?:a|abbr|b|br|center|dd|details|dfn|div|dl|dt|em|font|h[1-6]|hr|i|iframe|img|kbd|li|ol|p|picture|source|small|span|strong|style|sub|summary|sup|"
     r"table|tbody|td|th|thead|tr|u|ul|video)\b[^<>]{0,1000}>",
     re.IGNORECASE,
 )
+LABEL, TARGET = r"\[[^\[\]\n]*\]", r"\([^()\n]*\)"
+"""They hold no opening bracket of their own: a line of a million of those would else take hours."""
 PROSE = (
     (re.compile(r"^[ ]*\{[*!][^\n]*[*!]\}[ ]*$", re.MULTILINE), ""),  # MkDocs include
     (re.compile(r"^([ ]*)/{3,}[ ]*\w+[ ]*\|[ ]*([^\n]+)$", re.MULTILINE), r"\1**\2**"),  # titled block: its title
     (re.compile(r"^[ ]*/{3,}[ ]*[\w-]*[ ]*$", re.MULTILINE), ""),  # untitled block, or a block's end
     (re.compile(r"^[ ]*(?:!!!|\?\?\?\+?)[ ]*\w+[ ]*(?:\"([^\"\n]*)\")?[ ]*$", re.MULTILINE), r"\1"),  # admonition: its title
-    (re.compile(r"[ ]*\{[ ]*[#.:][^{}\n]{0,200}\}"), ""),  # attribute list
-    (re.compile(r"\[!\[[^\]\n]*\](?:\([^()\n]*\)|\[[^\]\n]*\])\](?:\([^()\n]*\)|\[[^\]\n]*\])"), ""),  # badge
-    (re.compile(r"!\[([^\]\n]*)\]\([^()\n]*\)"), r"\1"),  # picture: its description
+    (re.compile(r"[ ]{0,3}\{[ ]{0,3}[#.:][^{}\n]{0,200}\}"), ""),  # attribute list
+    (re.compile(rf"\[!{LABEL}(?:{TARGET}|{LABEL})\](?:{TARGET}|{LABEL})"), ""),  # badge
+    (re.compile(rf"!\[([^\[\]\n]*)\]{TARGET}"), r"\1"),  # picture: its description
     (TAG, ""),
 )
 KINDS: dict[str, Kind] = {
@@ -83,7 +85,8 @@ def _blocks(text: str):
         if token.type == "heading_open":
             yield Block("heading", start, end, level=int(token.tag[1]), title=_plain(tokens[index + 1]))
         else:
-            yield Block(KINDS[token.type], start, end)
+            columns = text[start:end].split("\n", 1)[0].strip("| ") if token.type == "table_open" else ""
+            yield Block(KINDS[token.type], start, end, title=columns)
 
 
 def _plain(inline: Token) -> str:

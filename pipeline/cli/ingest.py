@@ -14,12 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.core.config import Settings
-from deployments.retriever.parse import BOMS, PROBE_BYTES, READERS
+from deployments.retriever.charset import BOMS, PROBE_BYTES
+from deployments.retriever.parse import BINARY, SUFFIXES
 from pipeline.cli.client import URL, Client, Refused, key, line
 from pipeline.cli.sync import Document, Report, Sync
-
-SUFFIXES = frozenset(suffix for suffix in READERS if suffix)
-"""What a folder is searched for; a file named on the command line may also have no suffix."""
 
 _SHOWN = 20
 """Skipped or failed files that are listed one by one; more are counted."""
@@ -84,7 +82,7 @@ def _unfit(file: Path, folder: Path, max_bytes: int, named: bool) -> str:
     if not head.strip():
         return "empty"
     marked = any(head.startswith(mark) for mark, _ in BOMS)
-    return "binary" if b"\0" in head and not marked else ""
+    return "binary" if b"\0" in head and not marked and suffix not in BINARY else ""
 
 
 class Bars:
@@ -113,7 +111,7 @@ def ingest(
         str | None, typer.Option("--key", envvar="HEADRACE_API_KEY", help="API key; the demo tenant's if none is given.")
     ] = None,
 ) -> None:
-    """Ingest Markdown, text, reStructuredText and HTML; what is unchanged since the last time is left alone."""
+    """Ingest documents, tables, records and source code; what is unchanged since the last time is left alone."""
     console = Console(highlight=False)
     found = find(paths, Settings.model_validate({}).gateway.max_upload_bytes)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

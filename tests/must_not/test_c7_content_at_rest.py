@@ -21,7 +21,8 @@ async def test_no_content_is_readable_in_the_files_of_the_database(tmp_path: Pat
         docs = (await mine.add_store("docs")).id
         file = (await mine.add_file("a.md", "assistants", b"# " + words)).id
         await mine.add_member(docs, file, {})
-        await mine.complete(docs, file, f"Title {CANARY}", f"Text {CANARY}", [Chunk(0, CANARY, (f"Heading {CANARY}",), 5, 20, 3)], vector)
+        chunk = Chunk(0, CANARY, (f"Heading {CANARY}",), 5, 20, 3, {"who": CANARY})
+        await mine.complete(docs, file, f"Title {CANARY}", f"Text {CANARY}", [chunk], vector)
         conversation = await mine.conversations.add({"about": CANARY}, [Item(new_id("msg_"), b'{"text":"%b"}' % words)])
         await mine.conversations.set_summary(conversation.id, Summary(f"Summary {CANARY}", 1))
         await mine.conversations.set_vectors(conversation.id, [0], vector)

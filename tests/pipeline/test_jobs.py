@@ -10,13 +10,14 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import undefer
 
-from deployments.core.config import Settings
+from deployments.core.config import Retriever, Settings
 from deployments.core.errors import NotFound
+from deployments.core.filters import Compare
 from deployments.core.jobs import INGEST, Job
 from deployments.core.members import Placing
 from deployments.core.store import Store, TenantStore
 from deployments.core.tables import FileRow, PassageRow
-from deployments.core.types import Query, Vectors
+from deployments.core.types import Principal, Query, Vectors
 from deployments.worker.work import Rejected
 from pipeline.jobs import Ingest
 from tests.fakes import FakeEmbeds, FakeRetrieves, database, means, tenant
@@ -69,8 +70,10 @@ def ingest() -> Ingest:
     return Ingest(Settings(), FragileEmbeds(), FakeRetrieves())
 
 
-async def waiting(store: Store, content: bytes = PAGE, filename: str = "docs/wheel.md", name: str = "acme") -> Job:
-    mine = store.of(await tenant(store, name))
+async def waiting(
+    store: Store, content: bytes = PAGE, filename: str = "docs/wheel.md", name: str = "acme", whose: Principal | None = None
+) -> Job:
+    mine = store.of(whose or await tenant(store, name))
     store_id = (await mine.add_store("docs")).id
     file_id = (await mine.add_file(filename, "assistants", content)).id
     await mine.add_member(store_id, file_id, {})
@@ -123,6 +126,53 @@ async def test_doing_it_twice_is_doing_it_once(store: FragileStore, ingest: Inge
     assert (await store.of(work.principal).passages(at(work)[1]), await found(ingest, work)) == before
 
 
+async def test_the_same_bytes_are_embedded_once(store: FragileStore, ingest: Ingest) -> None:
+    works = [await waiting(store)]
+    works += [await waiting(store, whose=works[0].principal) for _ in range(2)]
+    await ingest.run(means(store), works[0])
+    assert isinstance(ingest.embeds, FakeEmbeds)
+    calls = len(ingest.embeds.calls)
+    for work in (*works[1:], await again(store, works[0])):
+        await ingest.run(means(store), work)
+    assert len(ingest.embeds.calls) == calls
+    mine = store.of(works[0].principal)
+    kept = [await mine.passages(at(work)[1]) for work in works]
+    assert kept[0] == kept[1] == kept[2] != []
+    for work in works:
+        assert (await mine.member(*at(work))).status == "completed"
+        assert (await mine.file(at(work)[1])).title == "The wheel"
+        assert len(await found(ingest, work)) > 0
+
+
+@pytest.mark.parametrize(
+    ("filename", "name", "chunk_tokens"),
+    [("docs/other.txt", "", 200), ("docs/wheel.md", "other", 200), ("docs/wheel.md", "", 100)],
+)
+async def test_what_differs_is_embedded_anew(store: FragileStore, ingest: Ingest, filename: str, name: str, chunk_tokens: int) -> None:
+    first = await waiting(store)
+    await ingest.run(means(store), first)
+    assert isinstance(ingest.embeds, FakeEmbeds)
+    calls = len(ingest.embeds.calls)
+    settings = Settings(retriever=Retriever(chunk_tokens=chunk_tokens))
+    second = await waiting(store, filename=filename, name=name, whose=None if name else first.principal)
+    await Ingest(settings, ingest.embeds, ingest.retrieves).run(means(store), second)
+    assert len(ingest.embeds.calls) > calls
+
+
+async def test_fields_of_records_can_be_filtered_by_and_are_kept(store: FragileStore, ingest: Ingest) -> None:
+    work = await waiting(store, b"text,kind,spokes\nThe wheel turns.,water,8\nThe wheel stops.,wind,4\n", "parts.csv")
+    await ingest.run(means(store), work)
+    vector = (await ingest.embeds.embed(["the wheel"]))[0]
+    for condition, expected in ((Compare("gt", "spokes", 5), ["water"]), (Compare("ne", "kind", "water"), ["wind"])):
+        passages = await ingest.retrieves.search(Query(work.principal, at(work)[0], "the wheel", vector, filters=condition))
+        assert [passage.attributes["kind"] for passage in passages] == expected
+    kept = await store.of(work.principal).passages(at(work)[1])
+    assert [one.attributes for one in kept] == [
+        {"text": "The wheel turns.", "kind": "water", "spokes": 8},
+        {"text": "The wheel stops.", "kind": "wind", "spokes": 4},
+    ]
+
+
 async def test_a_death_before_the_index_changed_leaves_nothing(store: FragileStore) -> None:
     embeds = FragileEmbeds()
     ingest = Ingest(Settings(), embeds, FakeRetrieves())
@@ -166,6 +216,8 @@ async def test_undoing_takes_the_file_out_of_the_index(store: FragileStore, inge
         (b"", "a.md", "invalid_file"),
         (b"# only a heading", "a.md", "invalid_file"),
         (b"caf\xe9 is not utf-8", "a.txt", "invalid_file"),
+        (b"%PDF-1.4 broken", "a.pdf", "invalid_file"),
+        (b'{"a": ', "a.jsonl", "invalid_file"),
     ],
 )
 async def test_what_can_not_be_read_is_rejected_with_its_reason(

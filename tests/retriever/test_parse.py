@@ -1,10 +1,13 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.core.errors import InvalidRequest
+from deployments.retriever.charset import normalise
 from deployments.retriever.document import Document, Unreadable
-from deployments.retriever.parse import normalise, parse
+from deployments.retriever.parse import parse
 
 MARKDOWN = """---
 title: "The Title"
@@ -142,7 +145,7 @@ def test_each_unreadable_file_says_why():
     assert reason("caf\xe9".encode("latin-1")) == "file_encoding"
     assert reason(b"<meta charset=klingon>x", "a.html") == "file_encoding"
     assert reason(b"x" * 11, max_bytes=10) == "file_too_large"
-    assert reason(b"%PDF", "a.pdf") == "file_unsupported"
+    assert reason(b"MZ", "a.exe") == "file_unsupported"
 
 
 def test_marked_encodings_are_read():
@@ -178,3 +181,7 @@ def test_hostile_markup_ends_quickly():
     assert reason(b"<!--" * 50_000) == "file_empty"
     assert parse(b"```\n" * 20_001, "a.md").blocks
     assert parse(b"[![" * 20_000, "a.md").blocks
+    for seed in (b"`", b"~", b"![", b"[![](", b"{ ."):
+        began = time.process_time()
+        assert parse(b"a\n" + seed * (30_000 // len(seed)) + b"\n\na", "a.md").blocks
+        assert time.process_time() - began < 5, seed
