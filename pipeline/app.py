@@ -3,6 +3,7 @@
 from ray.serve import Application
 
 from deployments.core.config import Settings
+from deployments.core.corpus import REBUILD
 from deployments.core.jobs import INGEST, REMEMBER, RESPOND
 from deployments.embedder.client import EmbedderClient
 from deployments.embedder.service import Embedder
@@ -20,6 +21,7 @@ from pipeline.cache import Cached
 from pipeline.citations import cite
 from pipeline.flow import Flow
 from pipeline.jobs import Ingest
+from pipeline.rebuild import Rebuild
 from pipeline.remember import Remember
 from pipeline.respond import Respond
 from pipeline.scaling import handle, ingress, stage
@@ -34,7 +36,12 @@ def build(settings: Settings) -> Application:
     routes = RouterClient(handle(Router, "router", settings.router.scaling, settings))
     generates = GeneratorClient(handle(Generator, "generator", settings.generator.stage, settings, cite))
     flow = Cached(settings, Flow(settings, embeds, retrieves, routes, generates), embeds)
-    jobs = {INGEST: Ingest(settings, embeds, retrieves), RESPOND: Respond(settings, flow), REMEMBER: Remember(settings, embeds, generates)}
+    jobs = {
+        INGEST: Ingest(settings, embeds, retrieves),
+        REBUILD: Rebuild(settings, retrieves),
+        RESPOND: Respond(settings, flow),
+        REMEMBER: Remember(settings, embeds, generates),
+    }
     works = WorkerClient(handle(Worker, "worker", settings.worker.scaling, settings, jobs))
 
     stages = Stages(embeds, retrieves, works, all=(embeds, retrieves, routes, generates, works))
