@@ -174,7 +174,8 @@ class Shelf:
         question = asked(text, query, limit, msgspec.msgpack.encode(condition))
         if kept := self._index.recall.get(place.folder, state, question):
             return kept
-        where = True if condition is None else expression(condition, attribute_columns(schema.names))
+        # In a thread, as it takes half a second to make an expression of 100,000 values.
+        where = True if condition is None else await asyncio.to_thread(expression, condition, attribute_columns(schema.names))
         if where is False:
             return [], []
         columns = [*READ, *(attribute_columns(schema.names) if condition else ())]
