@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from sqlalchemy import exists, select, update
+from sqlalchemy import ColumnElement, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import undefer
 
@@ -59,6 +59,13 @@ class Corpus:
             await self._store.jobs.enqueue(session, self._tenant, REBUILD, store_id, interrupt=False)
         return True
 
+    async def size(self, store_id: str) -> int:
+        """How many passages the index ought to hold."""
+        mine = (PassageRow.store_id == store_id) & (PassageRow.tenant_id == self._tenant) & (MemberRow.status != "failed")
+        held = select(func.count()).select_from(PassageRow).join(MemberRow, _member_of_passage()).where(mine)
+        async with self._store.session() as session:
+            return await session.scalar(held) or 0
+
     async def files(self, store_id: str) -> AsyncGenerator[list[Filed]]:
         """Every file that the index ought to hold, some at a time, each as it was at one moment; opened by the tenant's keys."""
         after = ""
@@ -89,6 +96,10 @@ class Corpus:
         for store_id in sorted(store_ids):  # in one order, or two transactions would wait for each other
             mine = (StoreRow.id == store_id) & (StoreRow.tenant_id == self._tenant)
             await session.execute(update(StoreRow).where(mine).values(version=StoreRow.version + 1))
+
+
+def _member_of_passage() -> ColumnElement[bool]:
+    return (MemberRow.store_id == PassageRow.store_id) & (MemberRow.file_id == PassageRow.file_id)
 
 
 def _filed(member: MemberRow, file: FileRow, rows: list[PassageRow], tenant: Lock) -> Filed:

@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import ask, audit, doctor, ingest, keys, openapi, reload, serve, stop, tenants
+from pipeline.cli import ask, audit, doctor, index, ingest, keys, openapi, reload, serve, stop, tenants
 
 app = typer.Typer(
     name="headrace",
@@ -21,6 +21,7 @@ app.command("openapi")(openapi.openapi)
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
+app.add_typer(index.app, name="index")
 
 
 def main() -> None:
