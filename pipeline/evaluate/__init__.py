@@ -1,0 +1,1 @@
+"""How well passages are found, measured on public data: `make bench-retrieval`."""
