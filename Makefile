@@ -1,7 +1,7 @@
 # The verbs of headrace; `make` alone lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test test-full check load bench lock clean
+.PHONY: help serve stop test test-full check load bench bench-search lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ DATA ?=
 PYTEST := DATA="$(DATA)" $(BIN)/python -m pytest
 
 help: ## List the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 serve: $(VENV)/.runtime ## Set everything up, start, print the URL; Ctrl-C ends it
 	@$(BIN)/headrace serve
@@ -39,6 +39,9 @@ load: $(VENV)/.runtime ## Put load on a stack of its own: SCENARIO=burst or long
 
 bench: $(VENV)/.runtime ## Measure against the simulator, bare Serve apps beside
 	$(BIN)/python -m loadtest.bench
+
+bench-search: $(VENV)/.runtime ## Measure searches in stores of 1,000 to 100,000 passages (DATA=folder)
+	$(BIN)/python -m pipeline.evaluate.latency "$(DATA)"
 
 # torch is left out of the locks by an override and pinned in torch.txt; its own small dependencies are named in runtime.in.
 UV := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate

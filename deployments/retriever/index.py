@@ -40,6 +40,8 @@ WAIT_S = 2.0
 """How long a search waits for a rebuild where it has nothing else to answer from."""
 RETRY_S = 5.0
 """When to come back for the result of a rebuild."""
+PROBES = 16
+"""Partitions of an index of vectors that are read at least; as many more as it takes to find `limit` rows that meet a condition."""
 LARGE_ROWS = 64
 """Files of more passages are prepared in a thread, so that searches are not kept waiting."""
 
@@ -236,7 +238,8 @@ class Shelf:
 
 
 async def _query(table: AsyncTable, query: NDArray[np.float32], wanted: str, columns: list[str], limit: int, where: Any) -> list[pa.Table]:
-    near = table.query().nearest_to(query).distance_type("dot").select([*columns, "_distance"]).limit(limit)
+    near = table.query().nearest_to(query).distance_type("dot").minimum_nprobes(PROBES).maximum_nprobes(0)
+    near = near.select([*columns, "_distance"]).limit(limit)
     match = table.query().nearest_to_text(cast(Any, MatchQuery)(wanted, "words")).select([*columns, "_score"]).limit(limit)
     if where is not True:
         near, match = near.where(where), match.where(where)
