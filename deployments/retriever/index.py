@@ -12,7 +12,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 from lancedb.query import MatchQuery
@@ -58,7 +57,7 @@ class Index:
         self.builds = Builds(self.tables, settings.indexed_rows)
         self.upkeep = Upkeep(self.tables, self.builds, self.key, settings)
         self._root, self._key, self._repair = root, key, repair
-        self._reported: dict[tuple[Path, str], float] = {}
+        self._reported: dict[tuple[Path, str | None], float] = {}
 
     def of(self, principal: Principal) -> "Shelf":
         """The stores of the principal's tenant."""
@@ -72,19 +71,16 @@ class Index:
         """The key of a table's row digests: a row that is moved to another store is none of it."""
         return blake2b(f"{place.folder.parent.name}/{place.folder.name}".encode(), key=self._key, digest_size=32).digest()
 
-    async def report(self, principal: Principal, store_id: str, place: Place, name: str, what: object) -> bool:
-        """Have a damaged table rebuilt, once; whether there is something to build it from."""
+    async def report(self, principal: Principal, store_id: str, place: Place, name: str | None, what: object) -> bool:
+        """Have a table that is damaged, or lacking, rebuilt, and ask so once a minute; False where there is nothing to build it from."""
         now = time.monotonic()
         if now - self._reported.get((place.folder, name), -REPORT_S) < REPORT_S:
             return True
-        logger.error("table %s is damaged and will be rebuilt: %s", place.folder.name, what)
-        if known := await self._repair(principal, store_id):
+        known = await self._repair(principal, store_id)
+        if known:
             self._reported[place.folder, name] = now
+            logger.error("table %s will be rebuilt: %s", place.folder.name, what)
         return known
-
-    async def missing(self, principal: Principal, store_id: str) -> bool:
-        """Whether a store without a table ought to have one, which is then built."""
-        return await self._repair(principal, store_id)
 
 
 class Shelf:
@@ -106,14 +102,14 @@ class Shelf:
         failed: str | None = None
         while True:
             name = place.current
-            if name is None and place.building is None and not await self._index.missing(self._principal, store_id):
+            if name is None and place.building is None and not await self._report(store_id, place, None, "it is not there"):
                 return [], []
             if name is not None:
                 try:
                     return await self._search(store_id, place, name, text, vector, limit, condition)
                 except DAMAGE as error:
                     self._tables.forget(place, name)
-                    if failed == name and not await self._index.report(self._principal, store_id, place, name, error):
+                    if failed == name and not await self._report(store_id, place, name, error):
                         await self._index.builds.drop(place, name)
                     failed, first = name, failed != name
                     if first:
@@ -173,7 +169,7 @@ class Shelf:
         state = State(name, await table.version())
         schema = await table.schema()
         query = checked(vector[np.newaxis], 1, schema.field("vector").type.list_size)[0]
-        question = asked(text, query, limit, msgspec.msgpack.encode(condition))
+        question = asked(text, query, limit, repr(condition))
         if kept := self._index.recall.get(place.folder, state, question):
             return kept
         # In a thread, as it takes half a second to make an expression of 100,000 values.
@@ -184,7 +180,7 @@ class Shelf:
         found = await _query(table, query, terms(text), columns, limit, where)
         results, bad = _genuine(self._index.key(place), found, query)
         if bad:
-            await self._index.report(self._principal, store_id, place, name, f"{bad} rows are not as they were written")
+            await self._report(store_id, place, name, f"{bad} rows are not as they were written")
             if not any(results):
                 raise ValueError("no row of the result is as it was written")
         else:
@@ -203,7 +199,7 @@ class Shelf:
             await self._change(place, current, file_id, made)
         except DAMAGE as error:
             self._tables.forget(place, current)
-            await self._index.report(self._principal, store_id, place, current, error)
+            await self._report(store_id, place, current, error)
             if not building:
                 raise Overloaded(
                     "the index of this vector store is being rebuilt", code="index_rebuilding", retry_after_s=RETRY_S
@@ -232,6 +228,9 @@ class Shelf:
         if len(chunks) <= LARGE_ROWS:
             return rows(self._index.key(place), source, chunks, sound)
         return await asyncio.to_thread(rows, self._index.key(place), source, chunks, sound)
+
+    async def _report(self, store_id: str, place: Place, name: str | None, what: object) -> bool:
+        return await self._index.report(self._principal, store_id, place, name, what)
 
     def _place(self, store_id: str) -> Place:
         return Place(self._folder / name_of(store_id))

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pyarrow as pa
 
 from deployments.core.config import Retriever as Settings
-from deployments.core.errors import Conflict
+from deployments.core.errors import Conflict, Overloaded
 from deployments.retriever.index_build import Builds
 from deployments.retriever.index_place import Place, name_of
 from deployments.retriever.index_rows import read
@@ -123,7 +123,7 @@ class Upkeep:
             await retry(lambda: table.optimize(cleanup_older_than=KEEP))
             if await table.count_rows() >= self._settings.indexed_rows:
                 await index_vectors(table)
-        except DAMAGE as error:
+        except (*DAMAGE, Overloaded) as error:
             # The table stays right, only slower; the next change tries again.
             if place.current == name:
                 logger.warning("upkeep of table %s put off: %s", place.folder.name, error)
@@ -133,7 +133,7 @@ class Upkeep:
         try:
             if not await self.erase(place):
                 self._erase_later(place)
-        except (*DAMAGE, Conflict) as error:
+        except (*DAMAGE, Conflict, Overloaded) as error:
             logger.warning("erasure in table %s put off: %s", place.folder.name, error)
             place.soil()
             self._erase_later(place)

@@ -67,10 +67,11 @@ class Recall:
                 self.size_bytes -= self._kept.pop(key)[1]
 
 
-def asked(text: str, vector: Vector, limit: int, condition: bytes) -> bytes:
+def asked(text: str, vector: Vector, limit: int, condition: str) -> bytes:
     """A digest of a question: its words, its vector in steps, how much is wanted, and the condition."""
     digest = blake2b(np.rint(vector * STEPS).astype("<i2").tobytes(), digest_size=16)
-    for part in (text.encode("utf-8", "surrogatepass"), condition):
-        digest.update(len(part).to_bytes(8, "little") + part)
+    for part in (text, condition):
+        encoded = part.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
     digest.update(limit.to_bytes(8, "little"))
     return digest.digest()

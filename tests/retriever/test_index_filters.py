@@ -157,6 +157,12 @@ def test_a_condition_that_is_too_large_or_too_deep_is_refused(rows: Rows):
     agree(rows, "alice", Combine("or", (Compare("eq", "kind", "alpha"),) * MAX_CONDITIONS))
 
 
+def test_half_a_character_is_equal_to_nothing_and_is_in_order_like_any_other(rows: Rows):
+    for op in ("eq", "ne", "gt", "lte"):
+        agree(rows, "alice", Compare(cast(Any, op), "kind", "\ud800"))
+        agree(rows, "alice", Compare(cast(Any, op), "\udfff", "a\ud800b"))
+
+
 async def test_a_store_has_only_so_many_attribute_names(tmp_path: Path):
     shelf = Index(tmp_path, b"key", nothing, Retriever()).of(ALICE)
     chunks, vectors = [Chunk(0, "alpha", (), 0, 5, 1)], FakeEmbeds.vector("alpha")[np.newaxis]
