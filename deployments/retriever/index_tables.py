@@ -127,7 +127,7 @@ async def retry(change: Callable[[], Awaitable[Result]]) -> Result:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return await change()
-        except (RuntimeError, OSError) as error:
+        except DAMAGE as error:
             if not any(word in str(error) for word in LOST):
                 raise
             await asyncio.sleep(uniform(0.01, 0.05) * attempt)
