@@ -40,7 +40,7 @@ WAIT_S = 2.0
 RETRY_S = 5.0
 """When to come back for the result of a rebuild."""
 PROBES = 16
-"""Partitions of an index of vectors that are read at least; as many more as it takes to find `limit` rows that meet a condition."""
+"""Partitions of an index of vectors that are read; under a condition, as many more as it takes to find `limit` rows that meet it."""
 LARGE_ROWS = 64
 """Files of more passages are prepared in a thread, so that searches are not kept waiting."""
 
@@ -237,11 +237,11 @@ class Shelf:
 
 
 async def _query(table: AsyncTable, query: NDArray[np.float32], wanted: str, columns: list[str], limit: int, where: Any) -> list[pa.Table]:
-    near = table.query().nearest_to(query).distance_type("dot").minimum_nprobes(PROBES).maximum_nprobes(0)
+    near = table.query().nearest_to(query).distance_type("dot").nprobes(PROBES)
     near = near.select([*columns, "_distance"]).limit(limit)
     match = table.query().nearest_to_text(cast(Any, MatchQuery)(wanted, "words")).select([*columns, "_score"]).limit(limit)
     if where is not True:
-        near, match = near.where(where), match.where(where)
+        near, match = near.maximum_nprobes(0).where(where), match.where(where)
     if not wanted:
         return [await near.to_arrow()]
     nearest, matching = await asyncio.gather(near.to_arrow(), match.to_arrow())
