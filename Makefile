@@ -1,7 +1,7 @@
 # The verbs of headrace; `make` alone lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test test-full check load bench bench-citations lock clean
+.PHONY: help serve stop test test-full check load bench bench-citations bench-search lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,9 @@ bench: $(VENV)/.runtime ## Measure against the simulator, bare Serve apps beside
 
 bench-citations: $(VENV)/.runtime ## Measure citations, abridged passages and refusals: DATA=folder
 	$(BIN)/python -m pipeline.evaluate.citing --data "$(DATA)"
+
+bench-search: $(VENV)/.runtime ## Measure searches in stores of 1,000 to 100,000 passages (DATA=folder)
+	$(BIN)/python -m pipeline.evaluate.latency "$(DATA)"
 
 # torch is left out of the locks by an override and pinned in torch.txt; its own small dependencies are named in runtime.in.
 UV := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate

@@ -3,6 +3,7 @@
 from ray.serve import Application
 
 from deployments.core.config import Settings
+from deployments.core.corpus import REBUILD
 from deployments.core.jobs import EXPIRE, INGEST, REMEMBER, RESPOND
 from deployments.embedder.client import EmbedderClient
 from deployments.embedder.service import Embedder
@@ -21,6 +22,7 @@ from pipeline.citations import cite
 from pipeline.expire import Expire
 from pipeline.flow import Flow
 from pipeline.jobs import Ingest
+from pipeline.rebuild import Rebuild
 from pipeline.remember import Remember
 from pipeline.respond import Respond
 from pipeline.scaling import handle, ingress, stage
@@ -35,8 +37,13 @@ def build(settings: Settings) -> Application:
     routes = RouterClient(handle(Router, "router", settings.router.scaling, settings))
     generates = GeneratorClient(handle(Generator, "generator", settings.generator.stage, settings, cite))
     flow = Cached(settings, Flow(settings, embeds, retrieves, routes, generates), embeds)
-    jobs = {INGEST: Ingest(settings, embeds, retrieves), EXPIRE: Expire(settings, retrieves)}
-    jobs |= {RESPOND: Respond(settings, flow), REMEMBER: Remember(settings, embeds, generates)}
+    jobs = {
+        INGEST: Ingest(settings, embeds, retrieves),
+        EXPIRE: Expire(settings, retrieves),
+        REBUILD: Rebuild(settings, retrieves),
+        RESPOND: Respond(settings, flow),
+        REMEMBER: Remember(settings, embeds, generates),
+    }
     works = WorkerClient(handle(Worker, "worker", settings.worker.scaling, settings, jobs))
 
     stages = Stages(embeds, retrieves, works, all=(embeds, retrieves, routes, generates, works))

@@ -13,10 +13,10 @@ import numpy as np
 
 from deployments.core.config import Settings
 from deployments.core.errors import NotFound
+from deployments.core.files import StoredFile
 from deployments.core.ingested import Made
 from deployments.core.jobs import Job
 from deployments.core.ports import Embeds, Retrieves
-from deployments.core.files import StoredFile
 from deployments.core.types import Chunk, Source, Vectors
 from deployments.embedder.tokens import MAX_TOKENS, Tokens, tokens
 from deployments.retriever.apart import Bounds, read

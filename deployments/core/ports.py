@@ -30,6 +30,30 @@ class Retrieves(Protocol):
         ...
 
 
+Filed = tuple[Source, Sequence[Chunk], Vectors]
+"""A file of a vector store as the index holds it, or consecutive chunks of it."""
+
+
+class Rebuilds(Protocol):
+    """Builds a store's index anew, in the place of the one it has; what changes meanwhile is in the new one as well."""
+
+    async def begin(self, principal: Principal, store_id: str, build: str, dimensions: int) -> None:
+        """Begin a build of that name; another one is given up."""
+        ...
+
+    async def add(self, principal: Principal, store_id: str, build: str, files: Sequence[Filed]) -> None:
+        """Add files to the build; raises Conflict where it has been given up."""
+        ...
+
+    async def end(self, principal: Principal, store_id: str, build: str) -> None:
+        """Put the build in force; raises Conflict where it has been given up."""
+        ...
+
+    async def drop(self, principal: Principal, store_id: str) -> None:
+        """Remove the store's index with all its bytes."""
+        ...
+
+
 class Routes(Protocol):
     """Decides where a turn goes."""
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from ray.serve.handle import DeploymentHandle
 
 from deployments.core.client import call
+from deployments.core.ports import Filed
 from deployments.core.types import Chunk, Passage, Principal, Query, Source, Vectors
 
 
 @dataclass(frozen=True)
 class RetrieverClient:
-    """Implements Retrieves over a deployment handle."""
+    """Implements Retrieves and Rebuilds over a deployment handle."""
 
     handle: DeploymentHandle
     name: str = "retriever"
@@ -26,8 +27,21 @@ class RetrieverClient:
         handle = self.handle.options(_by_reference=True)
         await call(handle.replace.remote(principal, store_id, source, tuple(chunks), vectors))
 
+    async def begin(self, principal: Principal, store_id: str, build: str, dimensions: int) -> None:
+        """Begin a build of that name; another one is given up."""
+        await call(self.handle.begin.remote(principal, store_id, build, dimensions))
+
+    async def add(self, principal: Principal, store_id: str, build: str, files: Sequence[Filed]) -> None:
+        """Add files to the build; raises Conflict where it has been given up."""
+        handle = self.handle.options(_by_reference=True)
+        await call(handle.add.remote(principal, store_id, build, tuple(files)))
+
+    async def end(self, principal: Principal, store_id: str, build: str) -> None:
+        """Put the build in force; raises Conflict where it has been given up."""
+        await call(self.handle.end.remote(principal, store_id, build))
+
     async def drop(self, principal: Principal, store_id: str) -> None:
-        """Forget everything of a store, which need not be there."""
+        """Remove the store's index with all its bytes."""
         await call(self.handle.drop.remote(principal, store_id))
 
     async def ping(self) -> None:

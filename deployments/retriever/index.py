@@ -1,264 +1,261 @@
-"""The Lance tables: one folder per tenant, one table per vector store; the only user of lancedb.
+"""The Lance tables: one folder per tenant, in it one per vector store; `index*.py` are the only users of lancedb.
 
-Lance is a cache of what SQL holds: anything here may be deleted and built again. Filters are built with lancedb.expr, never as strings.
+Lance is a cache of what SQL holds: anything here may be deleted and built again. A row that is not as it was written is never served:
+it is dropped, and the table is rebuilt. Filters are built with lancedb.expr, never as strings.
 """
 
 import asyncio
 import logging
-from collections import OrderedDict
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from datetime import timedelta
-from fcntl import LOCK_EX, flock
 from hashlib import blake2b
 from pathlib import Path
-from random import uniform
 from typing import Any, cast
 
-import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.expr import col, lit
-from lancedb.index import FTS, IvfSq
 from lancedb.query import MatchQuery
 from lancedb.table import AsyncTable
 from numpy.typing import NDArray
 
-from deployments.core.errors import InvalidRequest
+from deployments.core.config import Retriever as Settings
+from deployments.core.errors import InvalidRequest, Overloaded
+from deployments.core.filters import Filter
 from deployments.core.types import Chunk, Principal, Source, Vectors
-from deployments.retriever.chunk import embedded_text
-from deployments.retriever.search import Hit, terms, words
+from deployments.retriever.index_build import Builds
+from deployments.retriever.index_filters import expression
+from deployments.retriever.index_place import Place, name_of
+from deployments.retriever.index_rows import READ, attribute_columns, checked, hit, read, rows, vectors_of
+from deployments.retriever.index_tables import DAMAGE, Tables, dimensions_of, index_words, merge, remove
+from deployments.retriever.index_upkeep import Upkeep
+from deployments.retriever.recall import Recall, Results, State, asked
+from deployments.retriever.search import Hit, terms
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ["file_id", "filename", "title", "number", "text", "headings", "start", "end", "tokens", "vector"]
-CHANGES = 20
-"""Changes after which a table is compacted and its text index brought up to date; new rows are scanned until then, so found at once."""
-QUIET_S = 1.0
-"""Pause after a change that has the same effect: over 4,000 rows, 177 of them new in 16 fragments, a search took 29 ms, and 12 after it."""
-KEEP = timedelta(minutes=10)
-"""How long an old version stays for readers that began with it."""
-INDEXED_ROWS = 50_000
-"""Rows above which nearest neighbours come from an index; below, an exact scan is fast enough."""
-ATTEMPTS = 8
-"""Tries of one change while other writers commit to the same table."""
+REPORT_S = 60.0
+"""A table that is still damaged is reported again after so long."""
+WAIT_S = 2.0
+"""How long a search waits for a rebuild where it has nothing else to answer from."""
+RETRY_S = 5.0
+"""When to come back for the result of a rebuild."""
+PROBES = 16
+"""Partitions of an index of vectors that are read; under a condition, as many more as it takes to find `limit` rows that meet it."""
+LARGE_ROWS = 64
+"""Files of more passages are prepared in a thread, so that searches are not kept waiting."""
+
+Repair = Callable[[Principal, str], Awaitable[bool]]
+"""Asks for a rebuild of a store; False where nothing is known of which it could consist."""
 
 
 class Index:
     """All tables; `of` is the only door, and opens on one tenant."""
 
-    def __init__(self, root: Path, open_tables: int, indexed_rows: int = INDEXED_ROWS):
-        self._root = root
-        self._capacity = open_tables
-        self._indexed_rows = indexed_rows
-        self._tables: OrderedDict[tuple[str, str], AsyncTable] = OrderedDict()
-        self._changes: dict[tuple[str, str], int] = {}
-        self._timers: dict[tuple[str, str], asyncio.TimerHandle] = {}
-        self._creating = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+    def __init__(self, root: Path, key: bytes, repair: Repair, settings: Settings):
+        self.tables = Tables(settings.open_tables)
+        self.recall = Recall(settings.recall_bytes)
+        self.builds = Builds(self.tables, settings.indexed_rows)
+        self.upkeep = Upkeep(self.tables, self.builds, self.key, settings)
+        self._root, self._key, self._repair = root, key, repair
+        self._reported: dict[tuple[Path, str | None], float] = {}
 
     def of(self, principal: Principal) -> "Shelf":
         """The stores of the principal's tenant."""
-        return Shelf(self, _name(principal.tenant))
+        return Shelf(self, principal, self._root / name_of(principal.tenant))
 
     async def close(self) -> None:
         """Wait for upkeep under way."""
-        for timer in self._timers.values():
-            timer.cancel()
-        await asyncio.gather(*self._tasks)
+        await self.upkeep.close()
 
-    async def table(self, key: tuple[str, str], dimensions: int | None = None) -> AsyncTable | None:
-        """The open table of (folder, name); None where there is none and no `dimensions` to make it with."""
-        table = self._tables.pop(key, None)
-        if table is None or not self._folder(key).is_dir():  # another replica may have dropped it
-            table = await self._open(key, dimensions)
-        if table is not None:
-            self._tables[key] = table
-            while len(self._tables) > self._capacity:
-                self._tables.popitem(last=False)  # closed by its last user: a search may still be reading it
-        return table
+    def key(self, place: Place) -> bytes:
+        """The key of a table's row digests: a row that is moved to another store is none of it."""
+        return blake2b(f"{place.folder.parent.name}/{place.folder.name}".encode(), key=self._key, digest_size=32).digest()
 
-    async def drop(self, key: tuple[str, str]) -> None:
-        """Remove a table, which need not be there; a replica that has it open finds it gone at its next read."""
-        self._tables.pop(key, None)
-        self._changes.pop(key, None)
-        if timer := self._timers.pop(key, None):
-            timer.cancel()
-        await asyncio.gather(*self._tasks)  # upkeep under way would write to a table that is gone
-        if self._folder(key).is_dir():
-            connection = await lancedb.connect_async(self._root / key[0], read_consistency_interval=timedelta(0))
-            await connection.drop_table(key[1], ignore_missing=True)
-
-    def changed(self, key: tuple[str, str], table: AsyncTable) -> None:
-        """Count a change; upkeep begins after many, or when no more come."""
-        self._changes[key] = self._changes.get(key, 0) + 1
-        if timer := self._timers.pop(key, None):
-            timer.cancel()
-        if self._changes[key] >= CHANGES:
-            self._begin(key, table)
-        else:
-            self._timers[key] = asyncio.get_running_loop().call_later(QUIET_S, self._begin, key, table)
-
-    def _folder(self, key: tuple[str, str]) -> Path:
-        return self._root / key[0] / f"{key[1]}.lance"
-
-    def _begin(self, key: tuple[str, str], table: AsyncTable) -> None:
-        self._timers.pop(key, None)
-        self._changes[key] = 0
-        task = asyncio.create_task(self._tend(key, table))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _open(self, key: tuple[str, str], dimensions: int | None) -> AsyncTable | None:
-        folder = self._root / key[0]
-        if self._folder(key).is_dir():
-            # Zero: a read sees what any replica committed before it.
-            connection = await lancedb.connect_async(folder, read_consistency_interval=timedelta(0))
-            with suppress(ValueError):  # another replica has only begun to create it
-                table = await connection.open_table(key[1])
-                if await table.list_indices():
-                    return table
-        return None if dimensions is None else await self._create(key, dimensions)
-
-    async def _create(self, key: tuple[str, str], dimensions: int) -> AsyncTable:
-        """Make a table, or open it where another writer was faster.
-
-        The file lock is for other replicas: of two creations at once, Lance may let the second overwrite the rows of the first.
-        """
-        folder = self._root / key[0]
-        await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
-        async with self._creating:
-            with (folder / "create.lock").open("w") as lock:
-                await asyncio.to_thread(flock, lock, LOCK_EX)
-                connection = await lancedb.connect_async(folder, read_consistency_interval=timedelta(0))
-                table = await connection.create_table(key[1], schema=_schema(dimensions), exist_ok=True)
-                if not await table.list_indices():
-                    await table.create_index("words", config=FTS(), name="words")
-                return table
-
-    async def _tend(self, key: tuple[str, str], table: AsyncTable) -> None:
-        try:
-            await _retry(lambda: table.optimize(cleanup_older_than=KEEP))
-            if await table.count_rows() >= self._indexed_rows and not any(index.name == "vectors" for index in await table.list_indices()):
-                await table.create_index("vector", config=cast(Any, IvfSq(distance_type="dot")), name="vectors", replace=False)
-        except (RuntimeError, OSError) as error:
-            # The table stays right, only slower; the next change tries again.
-            logger.warning("upkeep of table %s put off: %s", key[1], error)
-            self._changes[key] = CHANGES
+    async def report(self, principal: Principal, store_id: str, place: Place, name: str | None, what: object) -> bool:
+        """Have a table that is damaged, or lacking, rebuilt, and ask so once a minute; False where there is nothing to build it from."""
+        now = time.monotonic()
+        if now - self._reported.get((place.folder, name), -REPORT_S) < REPORT_S:
+            return True
+        known = await self._repair(principal, store_id)
+        if known:
+            self._reported[place.folder, name] = now
+            logger.error("table %s will be rebuilt: %s", place.folder.name, what)
+        return known
 
 
 class Shelf:
     """The vector stores of one tenant."""
 
-    def __init__(self, index: Index, folder: str):
+    def __init__(self, index: Index, principal: Principal, folder: Path):
         self._index = index
+        self._tables = index.tables
+        self._principal = principal
         self._folder = folder
 
-    async def search(self, store_id: str, text: str, vector: NDArray[np.float32], limit: int) -> tuple[list[Hit], list[Hit]]:
+    async def search(self, store_id: str, text: str, vector: NDArray[np.float32], limit: int, condition: Filter | None = None) -> Results:
         """The nearest chunks to `vector` and the best matches of `text`, best first, at most `limit` each; none where the store is unknown.
 
-        Raises InvalidRequest for a vector of another length than the store's, or not finite.
+        Only chunks whose attributes meet the condition. Raises InvalidRequest for a vector of another length than the store's, or not of
+        unit length, and for a filter that is too large; Overloaded where the store is being rebuilt and nothing else can be said.
         """
-        table = await self._index.table(self._key(store_id))
-        if table is None:
-            return [], []
-        query = _checked(vector[np.newaxis], 1, (await table.schema()).field("vector").type.list_size)[0]
-        near = table.query().nearest_to(query).distance_type("dot").select([*COLUMNS, "_distance"]).limit(limit).to_arrow()
-        if wanted := terms(text):
-            match = (
-                table.query().nearest_to_text(cast(Any, MatchQuery)(wanted, "words")).select([*COLUMNS, "_score"]).limit(limit).to_arrow()
-            )
-            nearest, matching = await asyncio.gather(near, match)
-            return _hits(nearest, query), _hits(matching.sort_by([("_score", "descending")]), query)
-        return _hits(await near, query), []
+        place, until = self._place(store_id), time.monotonic() + WAIT_S
+        failed: str | None = None
+        while True:
+            name = place.current
+            if name is None and place.building is None and not await self._report(store_id, place, None, "it is not there"):
+                return [], []
+            if name is not None:
+                try:
+                    return await self._search(store_id, place, name, text, vector, limit, condition)
+                except DAMAGE as error:
+                    self._tables.forget(place, name)
+                    if failed == name and not await self._report(store_id, place, name, error):
+                        await self._index.builds.drop(place, name)
+                    failed, first = name, failed != name
+                    if first:
+                        continue  # it may have been put out of force under our hands
+            if time.monotonic() > until:
+                raise Overloaded("the index of this vector store is being rebuilt", code="index_rebuilding", retry_after_s=RETRY_S)
+            await asyncio.sleep(0.05)
 
     async def replace(self, store_id: str, source: Source, chunks: Sequence[Chunk], vectors: Vectors) -> None:
         """Make `chunks` the whole of the file, in one commit; none removes it.
 
-        Raises InvalidRequest where vectors are not finite, not one per chunk, or of another length than the store's.
+        Raises InvalidRequest where vectors are not of unit length, not one per chunk, or of another length than the store's, and where the
+        store would have too many attributes; Overloaded where the store has to be rebuilt first.
         """
-        key = self._key(store_id)
-        table = await self._index.table(key, vectors.shape[1] if len(chunks) else None)
-        if table is None:
-            return
-        dimensions = (await table.schema()).field("vector").type.list_size
-        if chunks:
-            rows = _rows(source, chunks, _checked(vectors, len(chunks), dimensions))
-            await _retry(lambda: _merge(table, source.file_id, rows))
-        else:
-            await _retry(lambda: table.delete(col("file_id") == lit(source.file_id)))
-        self._index.changed(key, table)
+        place = self._place(store_id)
+        made = await self._rows(place, source, chunks, vectors) if chunks else None
+        while True:
+            async with place.shared():
+                if made is None or place.current or place.building:
+                    await self._write(store_id, place, source.file_id, made)
+                    return
+            async with place.alone():
+                if place.current is None and place.building is None:
+                    await self._create(place, vectors.shape[1])
+
+    async def begin(self, store_id: str, build: str, dimensions: int) -> None:
+        """Begin to build a table that takes the place of the store's; another one that is being built is given up."""
+        await self._index.builds.begin(self._place(store_id), name_of(build), dimensions)
+
+    async def add(self, store_id: str, build: str, files: Sequence[tuple[Source, Sequence[Chunk], Vectors]]) -> None:
+        """Add whole files, or parts that follow each other; what changed since the beginning is passed over. Raises Conflict."""
+        place = self._place(store_id)
+        made = [await self._rows(place, *file) for file in files]
+        await self._index.builds.add(place, name_of(build), made)
+
+    async def end(self, store_id: str, build: str) -> None:
+        """Put the table that was built in force; raises Conflict where another one is being built by now."""
+        await self._index.builds.end(self._place(store_id), name_of(build))
 
     async def drop(self, store_id: str) -> None:
-        """Remove the whole table of a store, its files included."""
-        await self._index.drop(self._key(store_id))
+        """Remove the store's table with all its bytes."""
+        place = self._place(store_id)
+        await self._index.builds.drop(place, place.current)
 
-    def _key(self, store_id: str) -> tuple[str, str]:
-        return self._folder, _name(store_id)
+    async def verify(self, store_id: str) -> tuple[set[tuple[str, int]], int]:
+        """The file and number of every row that is as it was written, and how many are not; raises one of DAMAGE."""
+        place = self._place(store_id)
+        if (name := place.current) is None:
+            return set(), 0
+        return await self._index.upkeep.scrub(place, name)
 
+    async def _search(
+        self, store_id: str, place: Place, name: str, text: str, vector: NDArray[np.float32], limit: int, condition: Filter | None
+    ) -> Results:
+        table = await self._tables.open(place, name)
+        self._index.upkeep.opened(place)
+        state = State(name, await table.version())
+        schema = await table.schema()
+        query = checked(vector[np.newaxis], 1, schema.field("vector").type.list_size)[0]
+        question = asked(text, query, limit, repr(condition))
+        if kept := self._index.recall.get(place.folder, state, question):
+            return kept
+        # In a thread, as it takes half a second to make an expression of 100,000 values.
+        where = True if condition is None else await asyncio.to_thread(expression, condition, attribute_columns(schema.names))
+        if where is False:
+            return [], []
+        columns = [*READ, *(attribute_columns(schema.names) if condition else ())]
+        found = await _query(table, query, terms(text), columns, limit, where)
+        results, bad = _genuine(self._index.key(place), found, query)
+        if bad:
+            await self._report(store_id, place, name, f"{bad} rows are not as they were written")
+            if not any(results):
+                raise ValueError("no row of the result is as it was written")
+        else:
+            self._index.recall.put(place.folder, state, question, results)
+        return results
 
-def _name(identifier: str) -> str:
-    return blake2b(identifier.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def _schema(dimensions: int) -> pa.Schema:
-    # The primary key makes Lance refuse two concurrent first inserts of one file; without it both would stay.
-    key = pa.field("id", pa.string(), nullable=False, metadata={"lance-schema:unenforced-primary-key": "true"})
-    texts = [pa.field(name, pa.string()) for name in ("file_id", "filename", "title", "text", "words")]
-    numbers = [pa.field(name, pa.int32()) for name in ("number", "start", "end", "tokens")]
-    return pa.schema(
-        [key, *texts, *numbers, pa.field("headings", pa.list_(pa.string())), pa.field("vector", pa.list_(pa.float32(), dimensions))]
-    )
-
-
-def _checked(vectors: Vectors, count: int, dimensions: int) -> Vectors:
-    if vectors.shape != (count, dimensions):
-        raise InvalidRequest(f"vectors of shape {vectors.shape}, expected {(count, dimensions)}")
-    if not np.isfinite(vectors).all():
-        raise InvalidRequest("a vector holds a value that is not finite")
-    return np.ascontiguousarray(vectors, np.float32)
-
-
-def _rows(source: Source, chunks: Sequence[Chunk], vectors: Vectors) -> pa.Table:
-    schema = _schema(vectors.shape[1])
-    columns = {
-        "id": [f"{source.file_id}:{chunk.number}" for chunk in chunks],
-        "file_id": [source.file_id] * len(chunks),
-        "filename": [source.filename] * len(chunks),
-        "title": [source.title] * len(chunks),
-        "text": [chunk.text for chunk in chunks],
-        "words": [words(embedded_text(source.title, chunk)) for chunk in chunks],
-        **{name: [getattr(chunk, name) for chunk in chunks] for name in ("number", "start", "end", "tokens")},
-        "headings": [list(chunk.headings) for chunk in chunks],
-        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
-    }
-    return pa.table(columns, schema=schema)
-
-
-def _hits(found: pa.Table, query: NDArray[np.float32]) -> list[Hit]:
-    vectors = found["vector"].combine_chunks().flatten().to_numpy().reshape(-1, len(query))
-    return [
-        Hit(row["file_id"], row["filename"], row["title"], _chunk(row), similarity=float(similarity))
-        for row, similarity in zip(found.drop_columns(["vector"]).to_pylist(), vectors @ query, strict=True)
-    ]
-
-
-def _chunk(row: dict) -> Chunk:
-    return Chunk(row["number"], row["text"], tuple(row["headings"]), row["start"], row["end"], row["tokens"])
-
-
-async def _merge(table: AsyncTable, file_id: str, rows: pa.Table) -> None:
-    merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-    await merge.when_not_matched_by_source_delete(col("file_id") == lit(file_id)).execute(rows)
-
-
-async def _retry(change: Callable[[], Awaitable[object]]) -> None:
-    """Run a change again while other writers win the commit."""
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            await change()
+    async def _write(self, store_id: str, place: Place, file_id: str, made: pa.Table | None) -> None:
+        """Change a file in the table in force and in the one that is being built; the place's lock is held."""
+        current, building = place.current, place.building
+        if building:
+            await self._change(place, building, file_id, made)
+            place.touch(file_id)
+        if current is None:
             return
-        except (RuntimeError, OSError) as error:
-            if attempt == ATTEMPTS or "conflict" not in str(error):
-                raise
-            await asyncio.sleep(uniform(0.01, 0.05) * attempt)
+        try:
+            await self._change(place, current, file_id, made)
+        except DAMAGE as error:
+            self._tables.forget(place, current)
+            await self._report(store_id, place, current, error)
+            if not building:
+                raise Overloaded(
+                    "the index of this vector store is being rebuilt", code="index_rebuilding", retry_after_s=RETRY_S
+                ) from error
+
+    async def _change(self, place: Place, name: str, file_id: str, made: pa.Table | None) -> None:
+        table = await self._tables.open(place, name)
+        if made is None:
+            changed = await remove(table, file_id)
+        else:
+            wanted = await dimensions_of(table)
+            if made.schema.field("vector").type.list_size != wanted:
+                raise InvalidRequest(f"vectors of {made.schema.field('vector').type.list_size} dimensions, expected {wanted}")
+            changed = await merge(table, file_id, made)
+        if changed:
+            place.soil()
+        self._index.upkeep.changed(place)
+
+    async def _create(self, place: Place, dimensions: int) -> None:
+        name = name_of(f"{place.folder} {time.time_ns()}")
+        await index_words(await self._tables.create(place, name, dimensions))
+        place.swap(name)
+
+    async def _rows(self, place: Place, source: Source, chunks: Sequence[Chunk], vectors: Vectors) -> pa.Table:
+        sound = checked(vectors, len(chunks), vectors.shape[-1])
+        if len(chunks) <= LARGE_ROWS:
+            return rows(self._index.key(place), source, chunks, sound)
+        return await asyncio.to_thread(rows, self._index.key(place), source, chunks, sound)
+
+    async def _report(self, store_id: str, place: Place, name: str | None, what: object) -> bool:
+        return await self._index.report(self._principal, store_id, place, name, what)
+
+    def _place(self, store_id: str) -> Place:
+        return Place(self._folder / name_of(store_id))
+
+
+async def _query(table: AsyncTable, query: NDArray[np.float32], wanted: str, columns: list[str], limit: int, where: Any) -> list[pa.Table]:
+    near = table.query().nearest_to(query).distance_type("dot").nprobes(PROBES)
+    near = near.select([*columns, "_distance"]).limit(limit)
+    match = table.query().nearest_to_text(cast(Any, MatchQuery)(wanted, "words")).select([*columns, "_score"]).limit(limit)
+    if where is not True:
+        near, match = near.maximum_nprobes(0).where(where), match.where(where)
+    if not wanted:
+        return [await near.to_arrow()]
+    nearest, matching = await asyncio.gather(near.to_arrow(), match.to_arrow())
+    return [nearest, matching.sort_by([("_score", "descending")])]
+
+
+def _genuine(key: bytes, found: Sequence[pa.Table], query: NDArray[np.float32]) -> tuple[Results, int]:
+    """The hits of each search, and the number of rows that are not as they were written."""
+    results: list[list[Hit]] = [[], []]
+    bad = 0
+    for side, table in zip(results, found, strict=False):
+        for record, cosine in zip(read(key, table), vectors_of(table) @ query, strict=True):
+            if record is None:
+                bad += 1
+            else:
+                side.append(hit(*record, float(cosine)))
+    return (results[0], results[1]), bad

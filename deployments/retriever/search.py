@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import msgspec
 
+from deployments.core.filters import Value
 from deployments.core.types import Chunk, Passage
 
 RRF_K = 10
@@ -37,6 +38,8 @@ class Hit(msgspec.Struct, frozen=True):
     title: str
     chunk: Chunk
     similarity: float
+    attributes: dict[str, Value] = {}
+    created_at: int = 0
 
     @property
     def key(self) -> Key:
@@ -76,7 +79,7 @@ def select(
             continue
         files[hit.file_id] = files.get(hit.file_id, 0) + 1
         left -= hit.chunk.tokens
-        chosen.append(Passage(hit.file_id, hit.filename, hit.title, hit.chunk, score=score, similarity=hit.similarity))
+        chosen.append(Passage(hit.file_id, hit.filename, hit.title, hit.chunk, score, hit.similarity, hit.attributes, hit.created_at))
     return tuple(chosen)
 
 

@@ -3,22 +3,29 @@
 from collections.abc import Sequence
 
 from deployments.core.config import Settings
+from deployments.core.ports import Filed
+from deployments.core.store import open_store
 from deployments.core.types import Chunk, Passage, Principal, Query, Source, Vectors
 from deployments.retriever.index import Index
 from deployments.retriever.search import select
 
 
 class Retriever:
-    """Implements Retrieves on the far side of a handle."""
+    """Implements Retrieves and Rebuilds on the far side of a handle.
+
+    Rows carry a digest under a key derived from the root key: it has to prove that Lance returns what was written, which needs no key
+    of a tenant's, nor SQL for a search. SQL is asked only where a table is damaged or missing.
+    """
 
     def __init__(self, settings: Settings):
         self._settings = settings.retriever
-        self._index = Index(settings.index_dir, settings.retriever.open_tables)
+        self._store = open_store(settings)
+        self._index = Index(settings.index_dir, self._store.vault.derived("index rows"), self._repair, settings.retriever)
 
     async def search(self, query: Query) -> tuple[Passage, ...]:
         """The best passages, best first, deduplicated, within the query's budget; () where none is relevant."""
         shelf = self._index.of(query.principal)
-        nearest, matching = await shelf.search(query.store_id, query.text, query.vector, self._settings.candidates)
+        nearest, matching = await shelf.search(query.store_id, query.text, query.vector, self._settings.candidates, query.filters)
         return select(
             query.text,
             nearest,
@@ -32,9 +39,33 @@ class Retriever:
         """Make `chunks` the whole of that file in the store, at once; no chunks removes the file."""
         await self._index.of(principal).replace(store_id, source, chunks, vectors)
 
+    async def begin(self, principal: Principal, store_id: str, build: str, dimensions: int) -> None:
+        """Begin to build a table that takes the place of the store's; another one that is being built is given up."""
+        await self._index.of(principal).begin(store_id, build, dimensions)
+
+    async def add(self, principal: Principal, store_id: str, build: str, files: Sequence[Filed]) -> None:
+        """Add files, or parts of them, to the table that is being built; raises Conflict where it has been given up."""
+        await self._index.of(principal).add(store_id, build, files)
+
+    async def end(self, principal: Principal, store_id: str, build: str) -> None:
+        """Put the table that was built in force; raises Conflict where it has been given up."""
+        await self._index.of(principal).end(store_id, build)
+
     async def drop(self, principal: Principal, store_id: str) -> None:
-        """Forget everything of a store, which need not be there."""
+        """Remove the store's table with all its bytes."""
         await self._index.of(principal).drop(store_id)
+
+    async def verify(self, principal: Principal, store_id: str) -> tuple[set[tuple[str, int]], int]:
+        """The file and number of every row that is as it was written, and how many are not."""
+        return await self._index.of(principal).verify(store_id)
 
     async def ping(self) -> None:
         """Answer."""
+
+    async def close(self) -> None:
+        """Wait for upkeep under way, and close the database."""
+        await self._index.close()
+        await self._store.close()
+
+    async def _repair(self, principal: Principal, store_id: str) -> bool:
+        return await self._store.of(principal).corpus.repair(store_id)

@@ -1,12 +1,15 @@
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from lancedb.table import AsyncTable
 
+from deployments.core.config import Retriever
 from deployments.core.errors import InvalidRequest
 from deployments.core.types import Chunk, Principal, Source, Vectors
-from deployments.retriever import index as module
+from deployments.retriever import index_upkeep as module
 from deployments.retriever.index import Index, Shelf
 from tests.fakes import DIMENSIONS, FakeEmbeds
 
@@ -29,8 +32,22 @@ def chunks(*texts: str) -> tuple[list[Chunk], Vectors]:
     return found, np.stack([FakeEmbeds.vector(text) for text in texts])
 
 
+async def nothing(principal: Principal, store_id: str) -> bool:
+    return False
+
+
+def opened(folder: Path, **settings: Any) -> Index:
+    return Index(folder, b"key", nothing, Retriever(open_tables=settings.pop("open_tables", 4), **settings))
+
+
 async def fill(shelf: Shelf, file_id: str, *texts: str, store_id: str = "store") -> None:
     await shelf.replace(store_id, Source(file_id, f"{file_id}.md", file_id.title()), *chunks(*texts))
+
+
+async def table_of(shelf: Shelf, store_id: str = "store") -> AsyncTable:
+    place = shelf._place(store_id)
+    assert place.current
+    return await shelf._tables.open(place, place.current)
 
 
 async def find(shelf: Shelf, text: str, store_id: str = "store", limit: int = 30) -> tuple[list[str], list[str]]:
@@ -40,7 +57,7 @@ async def find(shelf: Shelf, text: str, store_id: str = "store", limit: int = 30
 
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
-    return Index(tmp_path, open_tables=4)
+    return opened(tmp_path)
 
 
 async def test_both_searches_find_a_passage_with_everything_that_was_stored(index: Index):
@@ -66,7 +83,7 @@ async def test_replacing_a_file_leaves_nothing_of_what_it_was_and_no_chunks_remo
 
 
 async def test_a_reader_sees_the_old_or_the_new_file_and_never_none_or_both(tmp_path: Path):
-    writer, reader = Index(tmp_path, 4).of(ALICE), Index(tmp_path, 4).of(ALICE)
+    writer, reader = opened(tmp_path).of(ALICE), opened(tmp_path).of(ALICE)
     await fill(writer, "file", *(f"version 0 part {part}" for part in range(3)))
     done = asyncio.Event()
 
@@ -90,7 +107,7 @@ async def test_a_reader_sees_the_old_or_the_new_file_and_never_none_or_both(tmp_
 
 
 async def test_two_writers_of_one_file_leave_one_whole_version(tmp_path: Path):
-    shelves = [Index(tmp_path, 4).of(ALICE) for _ in range(2)]
+    shelves = [opened(tmp_path).of(ALICE) for _ in range(2)]
     for file_id in ("first", "second"):
         writes = [fill(shelves[n % 2], file_id, *(f"{file_id} writer {n} part {part}" for part in range(4 + n))) for n in range(6)]
         await asyncio.gather(*writes)
@@ -101,14 +118,14 @@ async def test_two_writers_of_one_file_leave_one_whole_version(tmp_path: Path):
 
 
 async def test_two_writers_of_many_files_lose_none(tmp_path: Path):
-    indexes = [Index(tmp_path, 4) for _ in range(2)]
+    indexes = [opened(tmp_path) for _ in range(2)]
     await asyncio.gather(*(fill(indexes[n % 2].of(ALICE), f"file {n}", f"text {n}") for n in range(2 * module.CHANGES + 5)))
     assert len((await find(indexes[0].of(ALICE), "text", limit=100))[0]) == 2 * module.CHANGES + 5
     await asyncio.gather(*(index.close() for index in indexes))
 
 
 async def test_what_is_written_is_found_at_once_by_another_replica(tmp_path: Path):
-    first, second = Index(tmp_path, 4).of(ALICE), Index(tmp_path, 4).of(ALICE)
+    first, second = opened(tmp_path).of(ALICE), opened(tmp_path).of(ALICE)
     assert await find(second, "alpha") == ([], [])
     for number in range(5):
         await fill(first, f"file {number}", f"alpha text {number}")
@@ -176,22 +193,21 @@ async def test_vectors_that_are_not_finite_or_do_not_fit_are_refused(index: Inde
 
 
 async def test_only_so_many_tables_stay_open(tmp_path: Path):
-    index = Index(tmp_path, open_tables=2)
+    index = opened(tmp_path, open_tables=2)
     shelf = index.of(ALICE)
     await asyncio.gather(*(fill(shelf, "file", f"alpha {number}", store_id=str(number)) for number in range(6)))
-    assert len(index._tables) == 2
+    assert len(index.tables) == 2
     found = await asyncio.gather(*(find(shelf, "alpha", store_id=str(number)) for number in range(6)))
     assert [nearest for nearest, _ in found] == [[f"alpha {number}"] for number in range(6)]
 
 
 async def test_upkeep_compacts_and_indexes_and_a_large_table_gets_a_vector_index(tmp_path: Path):
-    index = Index(tmp_path, 4, indexed_rows=300)
+    index = opened(tmp_path, indexed_rows=300)
     shelf = index.of(ALICE)
     for number in range(module.CHANGES):
         await fill(shelf, f"file {number}", *(f"alpha{number} beta{part} gamma" for part in range(20)))
     await index.close()
-    table = await index.table(shelf._key("store"))
-    assert table is not None
+    table = await table_of(shelf)
     stats = await table.index_stats("words")
     assert stats is not None
     assert (stats.num_indexed_rows, stats.num_unindexed_rows) == (20 * module.CHANGES, 0)
@@ -201,12 +217,11 @@ async def test_upkeep_compacts_and_indexes_and_a_large_table_gets_a_vector_index
 
 async def test_upkeep_comes_when_no_more_changes_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "QUIET_S", 0.05)
-    index = Index(tmp_path, 4)
+    index = opened(tmp_path)
     shelf = index.of(ALICE)
     for number in range(3):
         await fill(shelf, f"file {number}", f"alpha{number} gamma")
-    table = await index.table(shelf._key("store"))
-    assert table is not None
+    table = await table_of(shelf)
 
     async def scanned() -> int:
         stats = await table.index_stats("words")
