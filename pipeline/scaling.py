@@ -6,7 +6,7 @@ from ray import serve
 from ray.serve import Deployment
 from ray.serve.handle import DeploymentHandle
 
-from deployments.core.config import Scaling
+from deployments.core.sections import Scaling
 
 
 def ingress(kind: type) -> type:

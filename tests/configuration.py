@@ -7,14 +7,15 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from deployments.core.config import Section, Settings
+from deployments.core.config import Settings
+from deployments.core.sections import Section
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 
 _INTRODUCTION = """# Configuration
 
-Every setting of headrace, from `deployments/core/config.py`; a test keeps this page and the code the same (`python -m tests.configuration`
-writes it).
+Every setting of headrace, from `deployments/core/config.py` and `sections.py` beside it; a test keeps this page and the code the same
+(`python -m tests.configuration` writes it).
 
 Settings are the `args` of the application in a Serve config file (`pipeline/configs/laptop.yaml`); unknown names are an error. A variable
 wins over the file: `HEADRACE_PORT=9000`, or with two underscores for a part, `HEADRACE_GENERATOR__BASE_URL=http://127.0.0.1:9000/v1`.

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from deployments.core.config import Section, Settings
+from deployments.core.config import Settings
+from deployments.core.sections import Section
 from pipeline.weights import EMBEDDED
 from tests import configuration
 

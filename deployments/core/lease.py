@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from deployments.core.config import Rates
 from deployments.core.errors import HeadraceError, InvalidRequest, Overloaded, RateLimited
 from deployments.core.limits import Limits, Policy
+from deployments.core.sections import Rates
 from deployments.core.tokenizer import Vocabulary
 from deployments.core.types import Finished, Message, Principal, Usage
 
