@@ -234,7 +234,7 @@ async def test_upkeep_comes_when_no_more_changes_do(tmp_path: Path, monkeypatch:
 
 
 async def test_a_dropped_store_is_gone_for_every_replica_and_from_the_disk_and_can_be_made_again(index: Index, tmp_path: Path):
-    shelf, other = index.of(ALICE), Index(tmp_path, open_tables=4)
+    shelf, other = index.of(ALICE), opened(tmp_path)
     await fill(shelf, "one", "alpha beta")
     await fill(shelf, "one", "kept", store_id="kept")
     assert await find(other.of(ALICE), "alpha beta") == (["alpha beta"], ["alpha beta"])
@@ -242,7 +242,7 @@ async def test_a_dropped_store_is_gone_for_every_replica_and_from_the_disk_and_c
     assert await find(shelf, "alpha beta") == (["alpha beta"], ["alpha beta"])
     await shelf.drop("store")
     await shelf.drop("store")
-    assert len(list(tmp_path.glob("*/*.lance"))) == 1
+    assert len(list(tmp_path.glob("*/*/*.lance"))) == 1
     for replica in (shelf, other.of(ALICE)):
         assert await find(replica, "alpha beta") == ([], [])
         await replica.replace("store", Source("one"), (), np.zeros((0, 0), np.float32))
