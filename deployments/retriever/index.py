@@ -190,20 +190,23 @@ class Shelf:
     async def _write(self, store_id: str, place: Place, file_id: str, made: pa.Table | None) -> None:
         """Change a file in the table in force and in the one that is being built; the place's lock is held."""
         current, building = place.current, place.building
+        whole = bool(current)
         if building:
-            await self._change(place, building, file_id, made)
-            place.touch(file_id)
-        if current is None:
-            return
-        try:
-            await self._change(place, current, file_id, made)
-        except DAMAGE as error:
-            self._tables.forget(place, current)
-            await self._report(store_id, place, current, error)
-            if not building:
-                raise Overloaded(
-                    "the index of this vector store is being rebuilt", code="index_rebuilding", retry_after_s=RETRY_S
-                ) from error
+            try:
+                place.touch(file_id)  # first: who is killed here does the change again, and the builder must not add the file beside it
+                await self._change(place, building, file_id, made)
+            except DAMAGE as error:
+                logger.warning("the build of table %s is given up: %s", place.folder.name, error)
+                place.abandon()
+                building = None
+        if current:
+            try:
+                await self._change(place, current, file_id, made)
+            except DAMAGE as error:
+                self._tables.forget(place, current)
+                whole = not await self._report(store_id, place, current, error) and made is None
+        if not whole and not building and (made is not None or current):
+            raise Overloaded("the index of this vector store is being rebuilt", code="index_rebuilding", retry_after_s=RETRY_S)
 
     async def _change(self, place: Place, name: str, file_id: str, made: pa.Table | None) -> None:
         table = await self._tables.open(place, name)

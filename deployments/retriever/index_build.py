@@ -63,8 +63,9 @@ class Builds:
             self._tables.forget(place, name)
 
     async def _begin(self, place: Place, name: str, dimensions: int) -> None:
-        place.begin(name)
+        # In this order: who is killed in between leaves a folder to remove, and no writer looking for a table that is not there.
         await self._tables.create(place, name, dimensions)
+        place.begin(name)
 
 
 def _check(place: Place, name: str) -> None:

@@ -62,6 +62,11 @@ class Place:
         self._write("next", table)
         self._remove_others({table, self.current})
 
+    def abandon(self) -> None:
+        """Give up what is being built: it lacks a change. Its builder finds out, its bytes go with the next that is built."""
+        (self.folder / "next").unlink(missing_ok=True)
+        self.soil()
+
     def beat(self) -> None:
         """Say that the builder is alive."""
         os.utime(self.folder / "next")

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from pathlib import Path
@@ -226,3 +227,14 @@ async def test_searches_go_on_during_a_rebuild(mill: Mill):
 
     reads, _ = await asyncio.gather(read(), build())
     assert reads > 3
+
+
+async def test_a_build_that_can_not_be_written_to_is_given_up_and_holds_up_nobody(mill: Mill):
+    files = [filed async for page in mill.store.of(mill.principal).corpus.files(mill.store_id) for filed in page]
+    await mill.retriever.begin(mill.principal, mill.store_id, "one", files[0][2].shape[1])
+    await mill.restart()
+    shutil.rmtree(mill.folder / f"{(mill.folder / 'next').read_text()}.lance")
+    await mill.ingest("new.md", ["brand new words"])
+    assert len((await mill.ask("new words"))[0]) == 4 * FILES + 1
+    with pytest.raises(Conflict):
+        await mill.retriever.end(mill.principal, mill.store_id, "one")
