@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from deployments.core.config import Settings
-from deployments.core.errors import NotFound
+from deployments.core.errors import InvalidRequest, NotFound
 from deployments.core.files import StoredFile
 from deployments.core.ingested import Made
 from deployments.core.jobs import Job
@@ -63,7 +63,10 @@ class Ingest:
         made = await mine.ingested.take(recipe) or await self._make(await mine.content(file_id), file.filename, limit)
         member = await mine.member(store_id, file_id)
         source = Source(file_id, file.filename, made.title, member.attributes, member.created_at)
-        await self.retrieves.replace(job.principal, store_id, source, made.chunks, made.vectors)
+        try:
+            await self.retrieves.replace(job.principal, store_id, source, made.chunks, made.vectors)
+        except InvalidRequest as error:  # too many different attributes in the store, or vectors of another model
+            raise Rejected("invalid_file", error.message) from error
         await mine.complete(store_id, file_id, made.title, made.text, made.chunks, made.vectors, job, recipe)
 
     async def give_up(self, means: Means, job: Job, code: Reason, message: str) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import undefer
 
 from deployments.core.config import Retriever, Settings
-from deployments.core.errors import NotFound
+from deployments.core.errors import InvalidRequest, NotFound
 from deployments.core.filters import Compare
 from deployments.core.jobs import INGEST, Job
 from deployments.core.members import Placing
@@ -228,6 +228,18 @@ async def test_what_can_not_be_read_is_rejected_with_its_reason(
         await ingest.run(means(store), work)
     assert error.value.code == code
     assert str(error.value)
+
+
+class FullIndex(FakeRetrieves):
+    """An index that has no room for a file."""
+
+    async def replace(self, *_: object) -> None:
+        raise InvalidRequest("more than 256 names of attributes in one store")
+
+
+async def test_what_the_index_can_not_take_is_rejected_with_its_reason(store: FragileStore) -> None:
+    with pytest.raises(Rejected, match="more than 256 names"):
+        await Ingest(Settings(), FakeEmbeds(), FullIndex()).run(means(store), await waiting(store))
 
 
 async def test_a_deleted_file_is_not_found(store: FragileStore, ingest: Ingest) -> None:
