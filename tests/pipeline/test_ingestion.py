@@ -79,9 +79,9 @@ def worker(folder: Path, embedder: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def indexed(folder: Path) -> list[tuple[str, int]]:
     """File and number of every row of the one table of an index."""
-    (table,) = Settings(data_dir=folder).index_dir.glob("*/*.lance")
-    rows = lancedb.connect(table.parent).open_table(table.stem).to_arrow().to_pylist()
-    return [(row["file_id"], row["number"]) for row in rows]
+    (table,) = Settings(data_dir=folder).index_dir.glob("*/*/*.lance")
+    names = lancedb.connect(table.parent).open_table(table.stem).to_arrow()["id"].to_pylist()
+    return [(file_id, int(number)) for file_id, number in (name.split(":") for name in names)]
 
 
 @pytest.mark.parametrize(
