@@ -1,6 +1,7 @@
 """What is deleted leaves the disk, whatever Lance keeps by itself."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def found(folder: Path) -> list[str]:
     vector = FakeEmbeds.vector(SECRET)
     spots = np.flatnonzero(vector > 1e-3)
     pieces = (SECRET.encode(), b"qwertzuiop", SECRET.encode().hex().encode(), vector.tobytes(), vector[: spots[0] + 2].tobytes())
-    return [str(file) for file in folder.rglob("*") if file.is_file() and any(piece in file.read_bytes() for piece in pieces)]
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # upkeep removed a file under our eyes: look again
+            return [str(file) for file in folder.rglob("*") if file.is_file() and any(piece in file.read_bytes() for piece in pieces)]
 
 
 @pytest.fixture
