@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from deployments.core.types import Passage
+from deployments.core.types import Chunk, Passage
 from pipeline.support import MIN_WORDS, REFUSAL, SENTENCE, Asked, Words
 
 LIMIT = 4
@@ -39,8 +39,8 @@ class Excerpt(msgspec.Struct, frozen=True):
 
 
 def excerpts(question: str, passages: Sequence[Passage], limit: int = LIMIT) -> tuple[Excerpt, ...]:
-    """The sentences that answer best, best first; () where the passages hold no prose."""
-    found = dict.fromkeys(Excerpt(number, text) for number, passage in enumerate(passages) for text in sentences(passage.chunk.text))
+    """The sentences that answer best, best first; () where the passages hold neither prose nor short records."""
+    found = dict.fromkeys(Excerpt(number, text) for number, passage in enumerate(passages) for text in quotable(passage.chunk))
     held = [Words(excerpt.text).weights for excerpt in found]
     asked = Asked(question, held)
     headings = [asked.share(Words(" ".join((passage.title, *passage.chunk.headings))).weights) for passage in passages]
@@ -55,6 +55,14 @@ def excerpts(question: str, passages: Sequence[Passage], limit: int = LIMIT) -> 
     for excerpt in best:
         distinct.setdefault(excerpt.text, excerpt)
     return tuple(distinct.values())[:limit]
+
+
+def quotable(chunk: Chunk) -> Iterator[str]:
+    """What of a passage can stand alone: its sentences, or the fields of a record on one line."""
+    if not chunk.attributes:
+        yield from sentences(chunk.text)
+    elif len(record := ", ".join(line.strip() for line in chunk.text.splitlines() if line.strip())) <= MAX_CHARS:
+        yield record
 
 
 def sentences(text: str) -> Iterator[str]:

@@ -3,16 +3,16 @@
 The version rises with every change, so that what was made from an older one is known to be old.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-import numpy as np
 from sqlalchemy import ColumnElement, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import undefer
 
-from deployments.core.ingested import chunk, vector
+from deployments.core.ingested import opened
 from deployments.core.ports import Filed
 from deployments.core.tables import FileRow, MemberRow, PassageRow, StoreRow
 from deployments.core.types import Source
@@ -78,7 +78,7 @@ class Corpus:
                 after = rows[-1][0].file_id
                 lock = await self._store.lock(session, self._tenant)
                 passages = await self._passages(session, store_id, [file.id for _, file in rows])
-            yield [_filed(member, file, passages[file.id], lock) for member, file in rows if file.id in passages]
+            yield await asyncio.to_thread(_filed, [(*row, passages[row[1].id]) for row in rows if row[1].id in passages], lock)
 
     async def _page(self, session: AsyncSession, store_id: str, after: str) -> Sequence[tuple[MemberRow, FileRow]]:
         # One that could not be read again has been taken out of the index.
@@ -103,10 +103,10 @@ def _member_of_passage() -> ColumnElement[bool]:
     return (MemberRow.store_id == PassageRow.store_id) & (MemberRow.file_id == PassageRow.file_id)
 
 
-def _filed(member: MemberRow, file: FileRow, rows: list[PassageRow], tenant: Lock) -> Filed:
-    lock = tenant.of(file.data_key, "files", file.id)
-    text = lock.open(file.text or b"", "files", file.id, "text").decode()
-    title = lock.open(file.title or b"", "files", file.id, "title").decode()
-    vectors = np.stack([vector(row, lock) for row in rows])
-    source = Source(file.id, file.filename, title, dict(member.attributes), member.created_at)
-    return source, tuple(chunk(row, text, lock) for row in rows), vectors
+def _filed(page: Sequence[tuple[MemberRow, FileRow, list[PassageRow]]], tenant: Lock) -> list[Filed]:
+    files: list[Filed] = []
+    for member, file, rows in page:
+        if made := opened(file, rows, tenant.of(file.data_key, "files", file.id)):
+            source = Source(file.id, file.filename, made.title, dict(member.attributes), member.created_at)
+            files.append((source, made.chunks, made.vectors))
+    return files

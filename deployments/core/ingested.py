@@ -1,5 +1,6 @@
 """What ingestions have made of files: passages as rows of SQL, and the same taken over by another file of the same bytes."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,15 +50,17 @@ class Ingested:
             wanted = select(PassageRow).where(PassageRow.store_id == store_id, PassageRow.file_id == file.id)
             rows = list(await session.scalars(wanted.options(undefer(PassageRow.vector)).order_by(PassageRow.number)))
             lock = (await self._store.lock(session, self._tenant)).of(file.data_key, "files", file.id)
-        return _opened(file, rows, lock)
+        return await asyncio.to_thread(opened, file, rows, lock) if rows else None
 
 
-def _opened(file: FileRow, rows: Sequence[PassageRow], lock: Lock) -> Made | None:
-    if file.text is None or file.title is None or not rows:
+def opened(file: FileRow, rows: Sequence[PassageRow], lock: Lock) -> Made | None:
+    """What was made of a file, opened by its lock; None where nothing was. Takes a while for many passages. Raises Sealed."""
+    if file.text is None or file.title is None:
         return None
     text = lock.open(file.text, "files", file.id, "text").decode()
     title = lock.open(file.title, "files", file.id, "title").decode()
-    return Made(title, text, [chunk(row, text, lock) for row in rows], np.stack([vector(row, lock) for row in rows]))
+    vectors = np.stack([_vector(row, lock) for row in rows]) if rows else np.zeros((0, 0), np.float32)
+    return Made(title, text, [chunk(row, text, lock) for row in rows], vectors)
 
 
 def passage(lock: Lock, store_id: str, file_id: str, chunk: Chunk, vector: Any) -> dict[str, object]:
@@ -83,8 +86,7 @@ def chunk(row: PassageRow, text: str, lock: Lock) -> Chunk:
     return Chunk(row.number, text[row.start : row.end], headings, row.start, row.end, row.tokens, attributes)
 
 
-def vector(row: PassageRow, lock: Lock) -> Vectors:
-    """The vector of a passage; raises Sealed."""
+def _vector(row: PassageRow, lock: Lock) -> Vectors:
     return np.frombuffer(lock.open(row.vector, "passages", _place(row), "vector"), "<f4")
 
 

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
-import numpy as np
 from sqlalchemy import Select, delete, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import undefer
@@ -21,7 +20,7 @@ from deployments.core.errors import NotFound
 from deployments.core.files import Files, seal
 from deployments.core.idempotency import Attempts
 from deployments.core.ids import checked, found, new_id
-from deployments.core.ingested import Ingested, chunk, passage, vector
+from deployments.core.ingested import Ingested, chunk, opened, passage
 from deployments.core.jobs import INGEST, Job, Jobs
 from deployments.core.members import Member, Placing, enlist, shown
 from deployments.core.responses import Responses
@@ -288,14 +287,17 @@ class TenantStore(Files):
         async with self._store.session() as session:
             return [chunk(row, text, lock) for row in await session.scalars(self._of_file(file_id, last.scalar_subquery()))]
 
-    async def filed(self, store_id: str, file_id: str) -> tuple[list[Chunk], Vectors]:
+    async def filed(self, store_id: str, file_id: str) -> tuple[Sequence[Chunk], Vectors]:
         """The passages of a file in one store, in document order, and their vectors; what the index is filled with."""
         await self.member(store_id, file_id)
-        text, lock = await self._text(file_id)
         async with self._store.session() as session:
+            file = await self._file(session, file_id, FileRow.text)
+            lock = await self._lock(session, file)
             rows = (await session.scalars(self._of_file(file_id, store_id).options(undefer(PassageRow.vector)))).all()
-        vectors = [vector(row, lock) for row in rows]
-        return [chunk(row, text, lock) for row in rows], np.stack(vectors) if rows else np.zeros((0, 0), np.float32)
+        made = await asyncio.to_thread(opened, file, rows, lock)
+        if made is None:
+            raise NotFound(f"file {file_id} has not been ingested")
+        return made.chunks, made.vectors
 
     def _of_file(self, file_id: str, store_id: Any) -> Select[PassageRow]:
         mine = (PassageRow.file_id == file_id) & (PassageRow.tenant_id == self._tenant)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
@@ -41,6 +42,8 @@ RETRY_S = 5.0
 """When to come back for the result of a rebuild."""
 PROBES = 16
 """Partitions of an index of vectors that are read; under a condition, as many more as it takes to find `limit` rows that meet it."""
+SETTLES = 4
+"""Searches made anew, at most, to have both legs see one version of a table that is written to."""
 LARGE_ROWS = 64
 """Files of more passages are prepared in a thread, so that searches are not kept waiting."""
 
@@ -177,14 +180,14 @@ class Shelf:
         if where is False:
             return [], []
         columns = [*READ, *(attribute_columns(schema.names) if condition else ())]
-        found = await _query(table, query, terms(text), columns, limit, where)
+        found, settled = await _settled(table, partial(_query, table, query, terms(text), columns, limit, where), state.version)
         results, bad = _genuine(self._index.key(place), found, query)
         if bad:
             await self._report(store_id, place, name, f"{bad} rows are not as they were written")
             if not any(results):
                 raise ValueError("no row of the result is as it was written")
-        else:
-            self._index.recall.put(place.folder, state, question, results)
+        elif settled is not None:
+            self._index.recall.put(place.folder, State(name, settled), question, results)
         return results
 
     async def _write(self, store_id: str, place: Place, file_id: str, made: pa.Table | None) -> None:
@@ -237,6 +240,19 @@ class Shelf:
 
     def _place(self, store_id: str) -> Place:
         return Place(self._folder / name_of(store_id))
+
+
+async def _settled(table: AsyncTable, query: Callable[[], Awaitable[list[pa.Table]]], version: int) -> tuple[list[pa.Table], int | None]:
+    """What both searches found in one version of the table, which is returned as well; None where it changes faster than it is read.
+
+    Each of them reads what is committed when it begins: in between, somebody may have replaced a file.
+    """
+    found = await query()
+    for _ in range(SETTLES):
+        if (now := await table.version()) == version:
+            return found, version
+        found, version = await query(), now
+    return found, None
 
 
 async def _query(table: AsyncTable, query: NDArray[np.float32], wanted: str, columns: list[str], limit: int, where: Any) -> list[pa.Table]:

@@ -55,6 +55,8 @@ def list_(url: Url = HERE, api_key: ApiKey = None, as_json: Json = False) -> Non
     """Every vector store of the key's tenant, oldest first."""
     with connected(url, api_key) as client:
         stores = [msgspec.convert(one, VectorStore) for one in client.pages("/v1/vector_stores")]
+    if not as_json:
+        stores = [msgspec.structs.replace(one, file_counts={state: n for state, n in one.file_counts.items() if n}) for one in stores]
     show(stores, ("id", "name", "status", "file_counts", "created_at"), as_json)
 
 

@@ -1,5 +1,6 @@
 """Which sentences of the passages are put before the model."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,6 +51,15 @@ def test_passages_are_compressed_to_their_chosen_sentences() -> None:
     assert [p.file_id for p in kept] == ["file1", "file0"]
     assert kept[0].chunk.text.startswith("A headrace is the channel")
     assert "```" not in kept[0].chunk.text
+
+
+def test_a_record_is_quoted_whole() -> None:
+    def record(number: int, text: str, **fields: str | float) -> Passage:
+        return msgspec.structs.replace(passage(number, text), chunk=Chunk(0, text, (), 0, len(text), 9, dict(fields)))
+
+    goods = [record(0, "name: rope\nprice: 3", name="rope", price=3), record(1, "name: anvil\nprice: 12.5", name="anvil", price=12.5)]
+    assert [one.text for one in excerpts("What is the price of an anvil?", goods)] == ["name: anvil, price: 12.5", "name: rope, price: 3"]
+    assert excerpts("anvil?", [record(0, f"name: {'anvil ' * MAX_CHARS}", name="anvil")]) == ()
 
 
 def test_passages_without_prose_give_nothing() -> None:

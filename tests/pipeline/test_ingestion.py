@@ -130,8 +130,7 @@ async def test_a_search_sees_the_old_or_the_new_passages_of_a_file_and_never_non
 
     async def look() -> None:
         while not over.is_set():
-            # Without words it is the vector search alone: one read of the table.
-            found = await retriever.search(Query(who, store_id, "", FakeEmbeds.vector("the wheel turns"), limit=9))
+            found = await retriever.search(Query(who, store_id, "wheel turns", FakeEmbeds.vector("the wheel turns"), limit=9))
             seen.append({passage.chunk.text for passage in found})
 
     looking = [asyncio.create_task(look()) for _ in range(4)]

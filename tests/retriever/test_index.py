@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from lancedb.table import AsyncTable
 
@@ -10,7 +11,7 @@ from deployments.core.config import Retriever
 from deployments.core.errors import InvalidRequest
 from deployments.core.types import Chunk, Principal, Source, Vectors
 from deployments.retriever import index_upkeep as module
-from deployments.retriever.index import Index, Shelf
+from deployments.retriever.index import Index, Shelf, _settled
 from tests.fakes import DIMENSIONS, FakeEmbeds
 
 ALICE, BOB = Principal("alice", "k1", frozenset()), Principal("bob", "k2", frozenset())
@@ -231,6 +232,27 @@ async def test_upkeep_comes_when_no_more_changes_do(tmp_path: Path, monkeypatch:
         while await scanned():
             await asyncio.sleep(0.02)
     await index.close()
+
+
+@pytest.mark.parametrize(("writes", "settled"), [(0, True), (2, True), (99, False)])
+async def test_both_searches_see_one_version_unless_it_changes_faster_than_they_read(index: Index, writes: int, settled: bool):
+    shelf = index.of(ALICE)
+    await fill(shelf, "one", "alpha")
+    table = await table_of(shelf)
+    left = writes
+
+    async def query() -> list[pa.Table]:
+        nonlocal left
+        nearest = await table.query().select(["record"]).to_arrow()
+        if left:
+            left -= 1
+            await fill(shelf, "one", f"alpha {left}")
+        return [nearest, await table.query().select(["record"]).to_arrow()]
+
+    (nearest, matching), version = await _settled(table, query, await table.version())
+    assert (version is not None) == settled
+    assert nearest.equals(matching) == settled
+    assert version is None or version == await table.version()
 
 
 async def test_a_dropped_store_is_gone_for_every_replica_and_from_the_disk_and_can_be_made_again(index: Index, tmp_path: Path):

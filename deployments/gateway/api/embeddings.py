@@ -13,12 +13,12 @@ from deployments.core.lease import Want
 from deployments.core.types import Vectors
 from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.context import Asker, Parts
+from deployments.gateway.metered import EMBED, tokens_of
 from deployments.gateway.shapes import Embeddings, gives
 from deployments.gateway.wire import SomeWords, Texts, Words, known
 
 router = APIRouter(route_class=BodyRoute)
 
-MODEL = "headrace-embed"
 MAX_TEXT_CHARS = 32 << 10
 
 
@@ -27,7 +27,7 @@ class EmbeddingRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    model: Annotated[Words, Field(max_length=256, json_schema_extra={"enum": [MODEL]})]
+    model: Annotated[Words, Field(max_length=256, json_schema_extra={"enum": [EMBED]})]
     input: SomeWords | Texts
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1)
@@ -51,14 +51,14 @@ class EmbeddingRequest(BaseModel):
 @router.post("/v1/embeddings", response_class=Response, responses=gives(Embeddings))
 async def create(body: EmbeddingRequest, parts: Parts, caller: Asker) -> Response:
     """Embed texts as unit-length vectors."""
-    known(body.model, caller, (MODEL,))
+    known(body.model, caller, (EMBED,))
     texts = body.texts()
-    tokens = sum(len(text.encode()) // 4 + 1 for text in texts)
-    want = Want(MODEL, tokens, 0, 0, parts.settings.gateway.deadline_s, slot=False)
+    tokens = tokens_of(texts)
+    want = Want(EMBED, tokens, 0, 0, parts.settings.gateway.deadline_s, slot=False)
     async with parts.gate.admit(caller, want) as lease:
         vectors = _cut(await parts.stages.embeds.embed(texts), body.dimensions)
     data = [{"object": "embedding", "index": i, "embedding": _encoded(v, body.encoding_format)} for i, v in enumerate(vectors)]
-    answer = {"object": "list", "data": data, "model": MODEL, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    answer = {"object": "list", "data": data, "model": EMBED, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
     response = Response(msgspec.json.encode(answer), media_type="application/json")
     response.raw_headers += lease.headers
     return response

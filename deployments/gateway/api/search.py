@@ -12,7 +12,7 @@ from deployments.core.types import Passage, Query
 from deployments.gateway.bodies import LongBodyRoute
 from deployments.gateway.context import Parts, Reader
 from deployments.gateway.filters import Filters, parse
-from deployments.gateway.metered import EMBED, metered
+from deployments.gateway.metered import EMBED, metered, tokens_of
 from deployments.gateway.shapes import SearchResults, gives
 from deployments.gateway.wire import Part, Words
 
@@ -58,7 +58,7 @@ async def search(store_id: str, body: SearchRequest, response: Response, parts: 
     queries, limit = body.queries(), body.max_num_results or RESULTS
     condition = None if body.filters is None else parse(body.filters, "filters")
     await parts.store.of(caller).require(store_id)
-    async with metered(parts, caller, response, EMBED, sum(len(query.encode()) // 4 + 1 for query in queries)):
+    async with metered(parts, caller, response, EMBED, tokens_of(queries)):
         vectors = await parts.stages.embeds.embed(queries)
         asked = [
             Query(caller, store_id, query, vector, limit, _BUDGET_TOKENS, condition) for query, vector in zip(queries, vectors, strict=True)
