@@ -37,6 +37,7 @@ def read_docx(content: bytes) -> tuple[str, str, list[Block]]:
             styles = _styles(_part(archive, "word/styles.xml")) if "word/styles.xml" in archive.namelist() else {}
             body = _part(archive, "word/document.xml").find(f"{_W}body")
     except (zipfile.BadZipFile, KeyError, NotImplementedError, EOFError, ValueError, OSError, zlib.error) as error:
+        # zipfile raises NotImplementedError for a compression that it does not know
         raise Unreadable("not a DOCX, or broken", code="file_malformed") from error
     except RuntimeError as error:  # how zipfile says that a part is encrypted
         raise Unreadable("protected by a password", code="file_encrypted") from error
