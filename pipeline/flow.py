@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,10 +33,12 @@ from deployments.core.types import (
     Vector,
 )
 from pipeline.abridgement import abridge
+from pipeline.ageing import HalfLives
 from pipeline.answerable import LEAST, UNANSWERED, answerable
 from pipeline.excerpts import compress, excerpts
+from pipeline.followup import Asked, asked, stands
 from pipeline.prompts.compose import compose
-from pipeline.session import Recall, recalled
+from pipeline.session import Recall, recalled, spoken
 
 _logger = logging.getLogger("headrace.flow")
 
@@ -52,6 +54,8 @@ _LATE_S = 0.05
 
 _ABRIDGED = 2
 """Passages are found up to this many times the tokens that the prompt has for them: half of them holds 97 % of what answers."""
+_BEFORE_ITEMS = 8
+"""Newest items of a conversation among which the turn before is found."""
 
 UNGROUNDED = Route(
     "default", retrieve=False, context_tokens=0, reason="there is nothing to search, or the caller asked for the model alone"
@@ -68,6 +72,7 @@ class Flow:
     retrieves: Retrieves
     routes: Routes
     generates: Generates
+    half_lives: HalfLives = field(default_factory=HalfLives)
 
     async def answer(self, turn: Turn, run: Run) -> None:
         """Write the whole response of a turn to its log, however it ends; raises CancelledError, and what fenced the log off.
@@ -96,12 +101,13 @@ class Flow:
         async with asyncio.timeout(turn.deadline_s):
             if not writer.written:
                 writer.open()
-            vector = await self._embed(turn) if run.vector is None else run.vector
+            question = await self._asked(turn, run)
+            vector = await self._embed(turn, run, question)
             if turn.conversation_id:
-                found, messages = await asyncio.gather(self._ground(turn, writer, vector), self._recall(turn, run, vector))
+                found, messages = await asyncio.gather(self._ground(turn, run, question, vector), self._recall(turn, run, vector))
                 turn = msgspec.structs.replace(turn, messages=messages)
             else:
-                found = await self._ground(turn, writer, vector)
+                found = await self._ground(turn, run, question, vector)
             if self._unanswerable(turn, *found) and _said(writer) in ("", UNANSWERED):
                 return writer.finished(_unanswered(writer))
             generation = self._generation(turn, writer, *found)
@@ -129,11 +135,24 @@ class Flow:
             generation = msgspec.structs.replace(generation, log=_log(run.writer))
         raise AssertionError("unreachable")
 
-    async def _embed(self, turn: Turn) -> Vector | None:
+    async def _asked(self, turn: Turn, run: Run) -> Asked:
+        """The question as it is searched for: with what was said before it, where it can not be understood alone."""
+        if stands(turn.question):
+            return Asked(turn.question, turn.question)
+        last = max((place for place, message in enumerate(turn.messages) if message.role == "user"), default=0)
+        before = turn.messages[:last]
+        if turn.conversation_id:
+            tail = await run.store.of(turn.principal).conversations.tail(turn.conversation_id, _BEFORE_ITEMS)
+            before = (*(one.message for one in spoken(tail)), *before)
+        return asked(turn.question, before)
+
+    async def _embed(self, turn: Turn, run: Run, question: Asked) -> Vector | None:
         """The embedding of the question, once for all who use it; None where nobody does."""
         if not (turn.store_id or turn.conversation_id) or not turn.question.strip():
             return None
-        return (await self.embeds.embed([turn.question]))[0]
+        if run.vector is not None and question.meaning == turn.question:
+            return run.vector
+        return (await self.embeds.embed([question.meaning]))[0]
 
     async def _recall(self, turn: Turn, run: Run, vector: Vector | None) -> tuple[Message, ...]:
         """The messages of the turn with what its conversation brings to mind."""
@@ -141,16 +160,17 @@ class Flow:
         earlier = await Recall(self.settings.session).messages(conversation, turn.conversation_id or "", vector)
         return recalled(turn.messages, earlier)
 
-    async def _ground(self, turn: Turn, writer: Writer, vector: Vector | None) -> tuple[Route, tuple[Passage, ...]]:
+    async def _ground(self, turn: Turn, run: Run, question: Asked, vector: Vector | None) -> tuple[Route, tuple[Passage, ...]]:
         """The route and the passages: route and search side by side.
 
         Where there is nothing to search there is nothing to decide either, which saves a tenth of the CPU of a direct answer.
         """
+        writer = run.writer
         if not turn.store_id or vector is None:
             return UNGROUNDED, ()
         if turn.search and not any(isinstance(delta, Searching) for delta in writer.written):
             writer.searching([turn.question])
-        search = asyncio.create_task(self.retrieves.search(self._query(turn, turn.store_id, vector)))
+        search = asyncio.create_task(self._search(turn, run, Query(turn.principal, turn.store_id, question.text, vector)))
         try:
             route = await self.routes.route(turn, vector)
             passages = await search if route.retrieve or turn.search else ()
@@ -162,11 +182,15 @@ class Flow:
             writer.searched([Hit(p.file_id, p.filename, p.score, p.chunk.text, p.attributes) for p in passages])
         return route, passages
 
-    def _query(self, turn: Turn, store_id: str, vector: Vector) -> Query:
+    async def _search(self, turn: Turn, run: Run, query: Query) -> tuple[Passage, ...]:
+        """The passages of a query, as many as the turn has use for, by how fast its store ages."""
         limit, budget = self.settings.retriever.limit, _ABRIDGED * self.settings.generator.context_tokens
         if turn.search:
             limit = turn.search.limit
-        return Query(turn.principal, store_id, turn.question, vector, limit, budget, turn.search.filters if turn.search else None)
+        half_life_s = await self.half_lives.of(run.store, turn.principal, query.store_id)
+        filters = turn.search.filters if turn.search else None
+        wanted = msgspec.structs.replace(query, limit=limit, budget_tokens=budget, filters=filters, half_life_s=half_life_s)
+        return await self.retrieves.search(wanted)
 
     def _unanswerable(self, turn: Turn, route: Route, passages: Sequence[Passage]) -> bool:
         """Whether the answer is that there is none; a model that may call functions or owes JSON is always asked."""

@@ -4,8 +4,9 @@ The version rises with every change, so that what was made from an older one is 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from itertools import groupby
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, exists, func, select, update
@@ -21,7 +22,8 @@ from deployments.core.vault import Lock
 if TYPE_CHECKING:
     from deployments.core.store import Store
 
-
+HALF_LIFE = "headrace.half_life_s"
+"""The metadata of a vector store that says how fast its content ages, in seconds."""
 REBUILD = "rebuild"
 """The kind of job that builds the index of a store anew; its subject is the store."""
 
@@ -30,6 +32,15 @@ _AT_ONCE = 64
 
 _OUT = ("failed", "cancelled")
 """Files that are in no index, whatever an earlier ingestion has left of them in SQL."""
+
+
+def half_life_s(metadata: Mapping[str, str]) -> float | None:
+    """The half-life that a vector store's metadata states; None where it states none, or nothing that is one."""
+    try:
+        stated = float(metadata.get(HALF_LIFE, "nan"))
+    except ValueError:
+        return None
+    return stated if isfinite(stated) and stated > 0 else None
 
 
 class Corpus:
@@ -44,6 +55,12 @@ class Corpus:
         mine = (StoreRow.id == store_id) & (StoreRow.tenant_id == self._tenant)
         async with self._store.session() as session:
             return await session.scalar(select(StoreRow.version).where(mine)) or 0
+
+    async def half_life_s(self, store_id: str) -> float | None:
+        """The half-life that a store states; None for one that has none."""
+        mine = (StoreRow.id == store_id) & (StoreRow.tenant_id == self._tenant)
+        async with self._store.session() as session:
+            return half_life_s(await session.scalar(select(StoreRow.labels).where(mine)) or {})
 
     async def touch(self, store_id: str) -> None:
         """Note a change that SQL knows nothing of, such as one of the index."""

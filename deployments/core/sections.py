@@ -106,6 +106,11 @@ class Retriever(Section):
     erase_after_s: float = Field(default=60, ge=0, description="When the bytes of what was deleted are removed from disk.")
     candidates: int = Field(default=30, ge=1, description="Passages each of the two searches contributes to the fusion.")
     min_similarity: float = Field(default=0.35, ge=-1, le=1, description="Cosine under which a passage is not relevant.")
+    half_life_s: float | None = Field(default=None, gt=0, description="Age that halves what newness is worth, where a store states none.")
+    reranker: str | None = Field(
+        default=None, description="A sentence-transformers CrossEncoder, path or name, that orders what was found."
+    )
+    rerank_candidates: int = Field(default=20, ge=1, le=100, description="Passages the reranker reads for one question.")
     limit: int = Field(default=4, ge=1, le=50, description="Passages in a prompt.")
     chunk_tokens: int = Field(default=200, ge=32, le=512, description="Longest passage, in tokens of the embedder.")
     parse_timeout_s: float = Field(default=300, gt=0, description="How long reading one PDF, DOCX or large file may take.")

@@ -174,6 +174,8 @@ class Query(msgspec.Struct, frozen=True):
     """One search in one vector store of the principal.
 
     `vector` has shape (dimensions,); `limit` counts passages, `budget_tokens` bounds their sum. `filters` narrow what is found.
+    With a `half_life_s` newer passages come before older ones. `everything` finds also what has little to do with the question, for a
+    caller who asked for so many results.
     """
 
     principal: Principal
@@ -183,6 +185,8 @@ class Query(msgspec.Struct, frozen=True):
     limit: int = 4
     budget_tokens: int = 1000
     filters: Filter | None = None
+    half_life_s: float | None = None
+    everything: bool = False
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -272,9 +272,10 @@ def _genuine(key: bytes, found: Sequence[pa.Table], query: NDArray[np.float32]) 
     results: list[list[Hit]] = [[], []]
     bad = 0
     for side, table in zip(results, found, strict=False):
-        for record, cosine in zip(read(key, table), vectors_of(table) @ query, strict=True):
+        scores = table["_score"].to_pylist() if "_score" in table.column_names else [0.0] * table.num_rows
+        for record, cosine, bm25 in zip(read(key, table), vectors_of(table) @ query, scores, strict=True):
             if record is None:
                 bad += 1
             else:
-                side.append(hit(*record, float(cosine)))
+                side.append(hit(*record, float(cosine), bm25))
     return (results[0], results[1]), bad

@@ -89,10 +89,10 @@ def read(key: bytes, found: pa.Table) -> list[tuple[Source, Chunk] | None]:
     return read
 
 
-def hit(source: Source, chunk: Chunk, similarity: float) -> Hit:
+def hit(source: Source, chunk: Chunk, similarity: float, bm25: float) -> Hit:
     """A row as a search found it."""
     attributes = source.attributes | chunk.attributes
-    return Hit(source.file_id, source.filename, source.title, chunk, similarity, attributes, source.created_at)
+    return Hit(source.file_id, source.filename, source.title, chunk, similarity, attributes, source.created_at, bm25)
 
 
 def widened(some: pa.Table, to: pa.Schema) -> pa.Table:

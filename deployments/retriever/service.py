@@ -1,13 +1,21 @@
 """The retriever as a Serve deployment."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+import msgspec
+
+from deployments.core.config import Retriever as Limits
 from deployments.core.config import Settings
 from deployments.core.ports import Filed
 from deployments.core.store import open_store
 from deployments.core.types import Chunk, Passage, Principal, Query, Source, Vectors
 from deployments.retriever.index import Index
-from deployments.retriever.search import select
+from deployments.retriever.ranking import rank, reordered, select
+
+if TYPE_CHECKING:
+    from deployments.retriever.reranker import Reranker
 
 
 class Retriever:
@@ -17,23 +25,24 @@ class Retriever:
     of a tenant's, nor SQL for a search. SQL is asked only where a table is damaged or missing.
     """
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time):
         self._settings = settings.retriever
         self._store = open_store(settings)
         self._index = Index(settings.index_dir, self._store.vault.derived("index rows"), self._repair, settings.retriever)
+        self._clock = clock
+        self._reranker = _reranker(settings.retriever)
 
     async def search(self, query: Query) -> tuple[Passage, ...]:
         """The best passages, best first, deduplicated, within the query's budget; () where none is relevant."""
+        if query.half_life_s is None:
+            query = msgspec.structs.replace(query, half_life_s=self._settings.half_life_s)
         shelf = self._index.of(query.principal)
-        nearest, matching = await shelf.search(query.store_id, query.text, query.vector, self._settings.candidates, query.filters)
-        return select(
-            query.text,
-            nearest,
-            matching,
-            limit=query.limit,
-            budget_tokens=query.budget_tokens,
-            min_similarity=self._settings.min_similarity,
-        )
+        depth = max(self._settings.candidates, query.limit)
+        both = await shelf.search(query.store_id, query.text, query.vector, depth, query.filters)
+        found = rank(query, *both, self._settings.min_similarity)
+        if self._reranker:
+            found = reordered(found, await self._reranker.scores(query.text, [hit for hit, _ in found]))
+        return select(query, found, self._clock())
 
     async def replace(self, principal: Principal, store_id: str, source: Source, chunks: Sequence[Chunk], vectors: Vectors) -> None:
         """Make `chunks` the whole of that file in the store, at once; no chunks removes the file."""
@@ -69,3 +78,12 @@ class Retriever:
 
     async def _repair(self, principal: Principal, store_id: str) -> bool:
         return await self._store.of(principal).corpus.repair(store_id)
+
+
+def _reranker(settings: Limits) -> "Reranker | None":
+    """The configured model; torch is in memory only where there is one."""
+    if settings.reranker is None:
+        return None
+    from deployments.retriever.reranker import Reranker
+
+    return Reranker(settings.reranker, settings.rerank_candidates)

@@ -62,3 +62,17 @@ async def test_files_of_the_same_stores_are_deleted_side_by_side(acme: TenantSto
             await acme.add_member(store_id, file_id, {})
     await asyncio.gather(*(acme.delete_file(file_id) for file_id in files))
     assert [await acme.corpus.version(store_id) for store_id in stores] == [8] * 4
+
+
+@pytest.mark.parametrize(
+    ("stated", "half_life_s"), [("86400", 86_400), ("0.5", 0.5), ("0", None), ("-1", None), ("nan", None), ("inf", None), ("a day", None)]
+)
+async def test_a_store_states_its_half_life_in_its_metadata(acme: TenantStore, stated: str, half_life_s: float | None) -> None:
+    store_id = (await acme.add_store("news", metadata={"headrace.half_life_s": stated})).id
+    assert await acme.corpus.half_life_s(store_id) == half_life_s
+
+
+async def test_another_tenants_store_has_no_half_life_to_tell(acme: TenantStore, other: TenantStore) -> None:
+    store_id = (await acme.add_store("news", metadata={"headrace.half_life_s": "60"})).id
+    assert await other.corpus.half_life_s(store_id) is None
+    assert await acme.corpus.half_life_s("vs_unknown") is None

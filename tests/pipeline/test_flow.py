@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,8 +15,10 @@ from deployments.core.config import Generator, Log, Settings
 from deployments.core.errors import BackendFailed, HeadraceError, Overloaded, StreamInterrupted
 from deployments.core.filters import Compare
 from deployments.core.follow import Hub
+from deployments.core.ids import new_id
 from deployments.core.log import read, seize
 from deployments.core.outbox import Outbox
+from deployments.core.responses import Item
 from deployments.core.run import Keep, Run, forget
 from deployments.core.store import Store
 from deployments.core.types import (
@@ -30,7 +33,9 @@ from deployments.core.types import (
     Message,
     Opened,
     Outcome,
+    Passage,
     Principal,
+    Query,
     Sampling,
     Search,
     Searched,
@@ -45,7 +50,7 @@ from deployments.core.types import (
 from deployments.core.vault import Vault
 from pipeline.answerable import UNANSWERED
 from pipeline.flow import Flow
-from tests.fakes import FakeEmbeds, FakeRetrieves, FakeRoutes
+from tests.fakes import FakeEmbeds, FakeRetrieves, FakeRoutes, database, tenant
 
 OURS = Principal("ours", "key", frozenset())
 NO_STORE = Store("sqlite+aiosqlite://", Vault(bytes(32)))
@@ -87,11 +92,11 @@ class Stand:
     hub: Hub
     outbox: Outbox
 
-    async def run(self, turn: Turn, keep: Keep = forget) -> list[Delta]:
+    async def run(self, turn: Turn, keep: Keep = forget, store: Store = NO_STORE) -> list[Delta]:
         """Every delta of a turn's response."""
         ref = LogRef(turn.id, "ours", (self.hub.channel,), record=False)
         with self.hub.follow(turn.id) as follower, self.hub.tape(turn.id) as tape, self.outbox.writer(ref) as writer:
-            answering = asyncio.create_task(self.flow.answer(turn, Run(writer, tape, NO_STORE, keep)))
+            answering = asyncio.create_task(self.flow.answer(turn, Run(writer, tape, store, keep)))
             deltas: list[Delta] = []
             async with asyncio.timeout(5):
                 while not deltas or not isinstance(deltas[-1], Finished | Failed):
@@ -113,6 +118,12 @@ async def stand(valkey: Redis) -> AsyncIterator[Stand]:
     generates = Generates(Outbox(valkey, settings.log))
     yield Stand(Flow(settings, embeds, retrieves, FakeRoutes(), generates), generates, hub, Outbox(valkey, settings.log, local=hub))
     await hub.close()
+
+
+def item(text: str) -> Item:
+    name = new_id("msg_")
+    body = {"id": name, "type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+    return Item(name, msgspec.json.encode(body))
 
 
 def turn(question: str = "what brings water to the wheel", store_id: str | None = "vs_1", deadline_s: float = 5) -> Turn:
@@ -156,6 +167,40 @@ async def test_a_search_that_was_asked_for_is_part_of_the_answer(stand: Stand) -
     assert [type(delta) for delta in deltas[:3]] == [Opened, Searching, Searched]
     assert isinstance(deltas[2], Searched)
     assert [hit.filename for hit in deltas[2].hits] == ["mill.md"]
+
+
+async def test_a_follow_up_finds_what_the_question_before_it_was_about(stand: Stand) -> None:
+    said = (Message("user", "what brings water to the wheel"), Message("assistant", "A headrace."), Message("user", "how long is it?"))
+    await stand.run(msgspec.structs.replace(turn(), messages=said))
+    await stand.run(msgspec.structs.replace(turn(), messages=said[2:]))
+    assert [[passage.filename for passage in call.passages] for call in stand.generates.calls] == [["mill.md"], []]
+    assert stand.generates.calls[0].messages[-1].content.endswith("how long is it?")
+
+
+async def test_a_follow_up_within_a_conversation_finds_the_turn_before_it(stand: Stand, tmp_path: Path) -> None:
+    async with database(tmp_path) as store:
+        principal = await tenant(store, OURS.tenant)
+        name = (await store.of(principal).conversations.add({}, [item("what brings water to the wheel")])).id
+        await stand.run(msgspec.structs.replace(turn("how long is it?"), principal=principal, conversation_id=name), store=store)
+    assert [passage.filename for passage in stand.generates.calls[0].passages] == ["mill.md"]
+
+
+async def test_a_store_says_how_fast_it_ages(stand: Stand, tmp_path: Path) -> None:
+    seen: list[float | None] = []
+
+    class Noting(FakeRetrieves):
+        async def search(self, query: Query) -> tuple[Passage, ...]:
+            seen.append(query.half_life_s)
+            return ()
+
+    async with database(tmp_path) as store:
+        principal = await tenant(store, OURS.tenant)
+        ageing = await store.of(principal).add_store("news", metadata={"headrace.half_life_s": "86400"})
+        static = await store.of(principal).add_store("manuals")
+        stand.flow = replace(stand.flow, retrieves=Noting())
+        for store_id in (ageing.id, static.id):
+            await stand.run(msgspec.structs.replace(turn(store_id=store_id), principal=principal), store=store)
+    assert seen == [86_400, None]
 
 
 async def test_passages_under_the_score_that_was_asked_for_are_no_results(stand: Stand) -> None:

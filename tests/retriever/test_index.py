@@ -2,6 +2,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -65,7 +66,8 @@ async def test_both_searches_find_a_passage_with_everything_that_was_stored(inde
     shelf = index.of(ALICE)
     await fill(shelf, "greek", "alpha beta", "gamma delta epsilon")
     nearest, matching = await shelf.search("store", "gamma", FakeEmbeds.vector("gamma delta epsilon"), 30)
-    assert nearest[0] == matching[0]
+    assert nearest[0] == msgspec.structs.replace(matching[0], bm25=0.0)
+    assert matching[0].bm25 > 0
     assert (nearest[0].file_id, nearest[0].filename, nearest[0].title) == ("greek", "greek.md", "Greek")
     assert nearest[0].chunk == Chunk(1, "gamma delta epsilon", ("Top", "Sub"), 1, 2, 3)
     assert nearest[0].similarity == pytest.approx(1, abs=1e-5)

@@ -1,64 +1,44 @@
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.core.types import Chunk
-from deployments.retriever.search import MAX_TERMS, PER_FILE, Hit, fuse, relevance, same, select, terms, words
+from deployments.core.config import Retriever
+from deployments.core.types import Chunk, Principal, Source
+from deployments.retriever.index import Index
+from deployments.retriever.search import MAX_TERMS, terms, vocabulary, words
+from tests.fakes import FakeEmbeds
+
+LANGUAGES = {
+    "German": ("Die Bäckerei backt jeden Morgen frische Brötchen.", "Der Zug nach München hat Verspätung.", "frische Brötchen"),
+    "Japanese": (
+        "東京タワーは東京都港区にある電波塔です。高さは333メートルです。",
+        "京都には多くの寺院と神社があります。",
+        "東京タワーの高さ",
+    ),
+    "Chinese": ("北京是中华人民共和国的首都。", "上海是中国最大的城市。", "首都在哪里"),
+    "Arabic": ("الكتاب على الطاولة في المكتبة الكبيرة", "ذهب الولد إلى المدرسة صباحا", "أين الكتاب"),
+    "Thai": ("กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย", "เชียงใหม่อยู่ทางภาคเหนือ", "เมืองหลวง"),
+    "Korean": ("서울은 대한민국의 수도이다", "부산은 항구 도시이다", "대한민국 수도"),
+    "Russian": ("Москва является столицей России", "Санкт-Петербург стоит на Неве", "Москва"),
+}
 
 
-def hit(file_id: str, number: int = 0, text: str = "", similarity: float = 0.6, tokens: int = 10) -> Hit:
-    return Hit(file_id, f"{file_id}.md", file_id, Chunk(number, text or f"passage {file_id} {number}", (), 0, 1, tokens), similarity)
+async def nothing(principal: Principal, store_id: str) -> bool:
+    return False
 
 
-def files(nearest: list[Hit], matching: list[Hit], question: str = "passage", limit: int = 4, budget: int = 1000, least: float = 0.35):
-    found = select(question, nearest, matching, limit=limit, budget_tokens=budget, min_similarity=least)
-    return [passage.file_id for passage in found]
-
-
-def test_a_passage_found_by_both_searches_comes_first():
-    a, b, c = hit("a"), hit("b"), hit("c")
-    assert files([a, b], [c, b]) == ["b", "a", "c"]
-
-
-def test_scores_are_between_nought_and_one_and_in_order():
-    ranked = [score for _, score in fuse([hit("a", number) for number in range(30)], [hit("a", number) for number in range(30)])]
-    assert ranked == sorted(ranked, reverse=True)
-    assert 0 < ranked[-1] < ranked[0] <= 1
-
-
-def test_a_file_with_several_hits_is_preferred_to_one_with_a_single_hit():
-    assert files([hit("a"), hit("b", 1), hit("b", 2), hit("b", 3)], [hit("c"), hit("b", 1)])[0] == "b"
-
-
-def test_no_file_fills_the_result():
-    found = files([hit("a", number, text=f"{number} entirely other words {number * 7}") for number in range(5)], [hit("b")])
-    assert found.count("a") == PER_FILE
-    assert "b" in found
-
-
-def test_passages_that_say_the_same_are_given_once():
-    text = "The same sentence with the very same words stands in both of the files"
-    assert files([hit("a", text=text), hit("b", text=text + ".")], []) == ["a"]
-    assert same("One two THREE", "three one two")
-    assert not same("one two three", "one two four five")
-
-
-def test_the_budget_and_the_limit_are_kept():
-    hits = [hit(name, tokens=40) for name in "abcdef"]
-    assert files(hits, [], budget=100) == ["a", "b"]
-    assert files(hits, [], limit=3) == ["a", "b", "c"]
-    assert files([hit("a", tokens=200), hit("b", tokens=10)], [], budget=100) == ["b"]
-
-
-def test_nothing_relevant_is_nothing():
-    assert files([hit("a", similarity=0.2)], [hit("b", similarity=0.1)], question="sourdough bread") == []
-    assert files([], []) == []
-
-
-def test_holding_the_rare_words_of_the_question_makes_up_for_some_distance():
-    holds = hit("a", text="how do I configure the frobnicator", similarity=0.33)
-    lacks = hit("b", text="how do I bake bread", similarity=0.36)
-    relevant = relevance("how do I configure the frobnicator", [holds, lacks, hit("c"), hit("d")])
-    assert relevant[holds.key] > 0.4 > 0.35 > relevant[lacks.key]
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_text_is_found_by_its_words_in_any_script(language: str, tmp_path: Path):
+    wanted, other, question = LANGUAGES[language]
+    index = Index(tmp_path, b"key", nothing, Retriever(open_tables=1))
+    shelf = index.of(Principal("ours", "key", frozenset()))
+    for name, text in (("other", other), ("wanted", wanted)):
+        await shelf.replace("store", Source(name), [Chunk(0, text, (), 0, len(text), 9)], FakeEmbeds.vector(text)[None])
+    _, matching = await shelf.search("store", question, FakeEmbeds.vector(question), 5)
+    await index.close()
+    assert [hit.file_id for hit in matching] == ["wanted"]
 
 
 def test_text_search_reads_words_only():
@@ -69,6 +49,13 @@ def test_text_search_reads_words_only():
 
 def test_parts_of_identifiers_are_indexed_beside_the_whole():
     assert words("Use HTTPException and BackgroundTasks") == "Use HTTPException and BackgroundTasks HTTP Exception Background Tasks"
+    assert vocabulary("Use HTTPException") == {"use", "httpexception", "http", "exception"}
+
+
+def test_where_words_are_not_set_apart_pairs_of_signs_stand_for_them():
+    assert terms("東京タワー v2") == "東京 京タ タワ ワー v2"
+    assert words("水 Tokyo東京都") == "水 Tokyo東京都 水 東京 京都"
+    assert vocabulary("東京都") >= {"東京", "京都"}
 
 
 @given(st.text(max_size=200))

@@ -57,11 +57,14 @@ async def search(store_id: str, body: SearchRequest, response: Response, parts: 
     """The best passages of a vector store; of several queries, each passage counts where it fits best."""
     queries, limit = body.queries(), body.max_num_results or RESULTS
     condition = None if body.filters is None else parse(body.filters, "filters")
-    await parts.store.of(caller).require(store_id)
+    mine = parts.store.of(caller)
+    await mine.require(store_id)
+    half_life_s = await mine.corpus.half_life_s(store_id)
     async with metered(parts, caller, response, EMBED, tokens_of(queries)):
         vectors = await parts.stages.embeds.embed(queries)
         asked = [
-            Query(caller, store_id, query, vector, limit, _BUDGET_TOKENS, condition) for query, vector in zip(queries, vectors, strict=True)
+            Query(caller, store_id, query, vector, limit, _BUDGET_TOKENS, condition, half_life_s, everything=True)
+            for query, vector in zip(queries, vectors, strict=True)
         ]
         found = await asyncio.gather(*(parts.stages.retrieves.search(query) for query in asked))
     least = (body.ranking_options and body.ranking_options.score_threshold) or 0.0
