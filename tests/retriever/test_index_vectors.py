@@ -79,6 +79,39 @@ async def test_a_vector_of_another_length_is_refused(shelf: Shelf):
         await shelf.search("store", "", unit(DIMENSIONS * 2), 5)
 
 
+def spoilt(chance: np.random.Generator) -> Vectors:
+    """Three vectors that are not all embeddings of this store, in one of many ways."""
+    vectors = unit(3, DIMENSIONS, seed=int(chance.integers(1 << 30)))
+    how, places = int(chance.integers(5)), chance.random(vectors.shape) < 0.1
+    places[chance.integers(3), chance.integers(DIMENSIONS)] = True
+    match how:
+        case 0:
+            vectors[places] = chance.choice(np.array([np.nan, np.inf, -np.inf], np.float32), places.sum())
+        case 1:
+            vectors[places] = chance.choice(np.array([-1, 1], np.float32), places.sum()) * np.float32(10) ** chance.uniform(
+                2, 38, places.sum()
+            )
+        case 2:
+            vectors[chance.integers(3)] = 0
+        case 3:
+            vectors = unit(3, int(chance.choice([1, DIMENSIONS - 1, DIMENSIONS + 1, DIMENSIONS * 64])))
+        case _:
+            vectors *= np.float32(chance.choice([0.0, 0.5, 1.5, -7.0]))
+    return vectors
+
+
+async def test_of_five_hundred_spoilt_vectors_none_is_stored(shelf: Shelf):
+    chance = np.random.default_rng(24)
+    for number in range(500):
+        vectors = spoilt(chance)
+        with np.errstate(all="ignore"), pytest.raises(InvalidRequest):
+            await shelf.replace("store", Source(f"bad {number}"), chunks(3), vectors)
+    place = shelf._place("store")
+    rows = await (await shelf._tables.open(place, place.current or "")).to_arrow()
+    assert rows["file_id"].to_pylist() == ["good"] * 3
+    assert np.isfinite(np.stack(rows["vector"].to_numpy(zero_copy_only=False).tolist())).all()
+
+
 async def test_the_nearest_of_an_index_are_nearly_those_of_a_scan_and_a_filter_finds_all_it_should(tmp_path: Path):
     index = Index(tmp_path, b"key", nothing, Retriever(recall_bytes=0, indexed_rows=4000))
     shelf, vectors = index.of(ALICE), unit(5000, DIMENSIONS)
