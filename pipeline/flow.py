@@ -57,9 +57,7 @@ _ABRIDGED = 2
 _BEFORE_ITEMS = 8
 """Newest items of a conversation among which the turn before is found."""
 
-UNGROUNDED = Route(
-    "default", retrieve=False, context_tokens=0, reason="there is nothing to search, or the caller asked for the model alone"
-)
+UNGROUNDED = Route(retrieve=False, context_tokens=0, reason="there is nothing to search, or the caller asked for the model alone")
 """The route of a turn that the router is not asked about."""
 
 
@@ -206,7 +204,6 @@ class Flow:
         sources = compress(passages, chosen) if chosen else abridge(turn.question, passages, route.context_tokens, turn.earlier)
         return Generation(
             log=_log(writer),
-            backend=route.backend,
             messages=compose(turn.messages, sources, searched=route.retrieve),
             sampling=turn.sampling,
             passages=passages,
@@ -214,6 +211,7 @@ class Flow:
             deadline_s=turn.deadline_s,
             quotes=tuple(excerpt.text for excerpt in chosen),
             toolbox=turn.toolbox,
+            contract=self.settings.generator.on_break,
         )
 
 

@@ -142,7 +142,7 @@ class FakeRoutes:
     """Retrieves whenever it can."""
 
     async def route(self, turn: Turn, vector: Vector) -> Route:
-        return Route("default", True, 900, "a test")
+        return Route(True, 900, "a test")
 
 
 class Silence:

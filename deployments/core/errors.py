@@ -17,6 +17,8 @@ HeadraceError           500 server_error: the root; never raised itself
 │   └── NoSuchUrl       404 unknown_url
 ├── RateLimited         429 rate_limit_exceeded: the caller's own limit
 ├── Overloaded          503 server_overloaded: our load; try again
+│   ├── Unreachable     503 backend_unreachable: no connection to a model backend; it has done nothing
+│   └── Throttled       503 backend_throttled: a model backend wants to be left alone for a while
 ├── DeadlineExceeded    504 deadline_exceeded: the work took too long; do not try again at once
 ├── BackendFailed       502→500 backend_error: the model backend refused or broke
 └── StreamInterrupted   500 stream_interrupted: an answer broke off after it had begun
@@ -146,6 +148,18 @@ class Overloaded(HeadraceError):
     """Our load; the same request will pass later."""
 
     status, type, code = 503, "server_error", "server_overloaded"
+
+
+class Unreachable(Overloaded):
+    """There is no connection to a model backend, so it has done nothing."""
+
+    code = "backend_unreachable"
+
+
+class Throttled(Overloaded):
+    """A model backend wants to be left alone for `retry_after_s`."""
+
+    code = "backend_throttled"
 
 
 class DeadlineExceeded(HeadraceError):

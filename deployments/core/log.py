@@ -35,6 +35,7 @@ from deployments.core.types import (
     Outcome,
     Searched,
     Searching,
+    Switched,
     Text,
 )
 
@@ -156,6 +157,11 @@ class Writer:
     def searched(self, hits: Sequence[Hit]) -> None:
         """Append what the search has found."""
         self._append(Searched(self._number(), tuple(hits)))
+
+    def switched(self, code: str) -> None:
+        """Append that another backend takes over."""
+        self._settle()
+        self._append(Switched(self._number(), code))
 
     def call(self, index: int, call_id: str | None, name: str | None, arguments: str) -> None:
         """Append a piece of a call of one of the caller's functions."""

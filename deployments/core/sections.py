@@ -6,6 +6,11 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from deployments.core.types import Contract, Upstream
+
+PRIMARY = "primary"
+"""The name of the backend that `generator.base_url` is, or the embedded one."""
+
 
 class Section(BaseModel):
     """A frozen part of the tree; unknown fields are an error."""
@@ -125,6 +130,39 @@ class Router(Section):
     scaling: Scaling = Scaling(max_ongoing=256, target_ongoing=32, max_replicas=2)
 
 
+class Resilience(Section):
+    """What is done where a model backend fails."""
+
+    attempts: int = Field(default=4, ge=1, le=10, description="Calls of a backend for one answer, the first included.")
+    backoff_s: float = Field(
+        default=0.1, gt=0, description="Pause before the same backend is asked again; each next one up to twice as long."
+    )
+    longest_backoff_s: float = Field(
+        default=2, gt=0, description="The longest such pause, also where a backend asks for one (Retry-After)."
+    )
+    retry_share: float = Field(default=0.08, ge=0, le=1, description="Retries at most, as part of all calls.")
+    spare_retries: int = Field(default=3, ge=0, description="Retries that are there before any call.")
+    most_retries: int = Field(default=20, ge=1, description="Retries that quiet times can save up.")
+    window: int = Field(default=20, ge=1, description="Last calls of a backend by which it is judged.")
+    failures: int = Field(default=5, ge=1, description="Failed ones among them that put it out, where they are half of them.")
+    open_s: float = Field(default=5, gt=0, description="How long a backend is out before one call tries it; twice as long each next time.")
+    longest_open_s: float = Field(default=60, gt=0, description="The longest that it is out, also where it asked for more (Retry-After).")
+
+
+class Fallback(Section):
+    """A model backend that is asked where those of a lower rank fail; of one rank the nearest and quickest is asked."""
+
+    name: str = Field(min_length=1, max_length=64, description="What it is called in logs and metrics.")
+    base_url: str = Field(description="An OpenAI-compatible endpoint.")
+    model: str = Field(description="Model name sent to it.")
+    api_key: SecretStr = Field(default=SecretStr("none"), description="Its bearer key.")
+    rank: int = Field(default=1, ge=0, description="Lower ranks are asked first; `generator.base_url` has rank 0.")
+    weight: float = Field(default=1, gt=0, description="How often it is drawn among those of its rank.")
+    region: str = Field(default="", description="Where it is; those in `generator.region` are asked first.")
+    max_ongoing: int = Field(default=1 << 20, ge=1, description="Calls of one generator that it takes at once.")
+    continues: bool = Field(default=True, description="Whether it goes on with a last message of the assistant, as vLLM and llama.cpp do.")
+
+
 class Generator(Section):
     """The model backend: embedded llama.cpp, or any OpenAI-compatible endpoint when `base_url` is set."""
 
@@ -148,6 +186,29 @@ class Generator(Section):
     connect_timeout_s: float = Field(default=5, gt=0, description="How long connecting to the backend may take.")
     first_token_timeout_s: float = Field(default=60, gt=0, description="Longest wait for the backend's first token.")
     inter_token_timeout_s: float = Field(default=30, gt=0, description="Longest pause between two tokens.")
+    region: str = Field(default="", description="Where this is; backends of the same region are asked first.")
+    on_break: Contract = Field(
+        default="continue",
+        description="Where a backend breaks off within an answer: another one goes on behind it (`continue`), begins anew and what it "
+        "says again is dropped (`restart`), or the answer fails (`fail`).",
+    )
+    fallbacks: tuple[Fallback, ...] = Field(default=(), description="More backends.")
+    resilience: Resilience = Resilience()
+
+    @property
+    def upstreams(self) -> tuple[Upstream, ...]:
+        """Every backend; the first is the embedded one where it has no address."""
+        first = Upstream(PRIMARY, self.base_url or "", self.model, PRIMARY, region=self.region)
+        others = (
+            Upstream(one.name, one.base_url, one.model, one.name, one.rank, one.weight, one.region, one.max_ongoing, one.continues)
+            for one in self.fallbacks
+        )
+        return (first, *others)
+
+    def secret(self, name: str) -> str:
+        """The key of the backend of that name."""
+        keys = {PRIMARY: self.api_key} | {one.name: one.api_key for one in self.fallbacks}
+        return keys[name].get_secret_value()
 
     @property
     def quoting(self) -> bool:

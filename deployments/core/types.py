@@ -189,10 +189,29 @@ class Query(msgspec.Struct, frozen=True):
     everything: bool = False
 
 
-class Route(msgspec.Struct, frozen=True):
-    """Where a turn goes, decided by the router: the backend, whether to retrieve, how much context, and why."""
+Contract = Literal["continue", "restart", "fail"]
+"""What is done where a backend breaks off within an answer: another goes on behind it, another begins anew and what it says again is
+dropped, or the answer fails."""
 
-    backend: str
+
+class Upstream(msgspec.Struct, frozen=True):
+    """One model backend. `key` names the secret to show it; lower ranks are asked first, equal ones by weight."""
+
+    name: str
+    base_url: str
+    model: str
+    key: str = ""
+    rank: int = 0
+    weight: float = 1.0
+    region: str = ""
+    max_ongoing: int = 1 << 20
+    continues: bool = True
+    """Whether it goes on with a last message of the assistant."""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Where a turn goes, decided by the router: whether to retrieve, how much context, and why."""
+
     retrieve: bool
     context_tokens: int
     reason: str
@@ -281,6 +300,13 @@ class Citation(msgspec.Struct, frozen=True, array_like=True):
     title: str
 
 
+class Switched(msgspec.Struct, frozen=True, array_like=True, tag="s"):
+    """A model backend broke off here, for the reason of that error code; what follows is another's."""
+
+    seq: int
+    code: str
+
+
 class Cited(msgspec.Struct, frozen=True, array_like=True, tag="c"):
     """A marker already written points at a passage."""
 
@@ -322,7 +348,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="x"):
     at: int = 0
 
 
-Delta = Opened | Text | Cited | Searching | Searched | Called | Finished | Failed | Cancelled
+Delta = Opened | Text | Cited | Searching | Searched | Called | Switched | Finished | Failed | Cancelled
 Last = Finished | Failed | Cancelled
 
 
@@ -352,10 +378,10 @@ class Generation(msgspec.Struct, frozen=True):
     """One model call: the assembled prompt, the passages it may cite, and the log to write to.
 
     `deadline_s` is what is left of the turn's time, in seconds. Where there are `quotes`, best first, the answer consists of them.
+    `upstreams` are the backends that may answer; none are those of the settings.
     """
 
     log: LogRef
-    backend: str
     messages: tuple[Message, ...]
     sampling: Sampling
     passages: tuple[Passage, ...]
@@ -363,6 +389,8 @@ class Generation(msgspec.Struct, frozen=True):
     deadline_s: float
     quotes: tuple[str, ...] = ()
     toolbox: Toolbox = Toolbox()
+    upstreams: tuple[Upstream, ...] = ()
+    contract: Contract = "continue"
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -33,7 +33,11 @@ class Asked:
 
     def events(self) -> ResponseEvents:
         """A fresh encoder of its events."""
-        return ResponseEvents(self.plan.snapshot, self.plan.include_results)
+        return ResponseEvents(self.plan.snapshot, self.plan.include_results, seams=self.plan.seams)
+
+
+EVENTS = frozenset({"queue", "failover"})
+"""Events of ours that a caller may ask for."""
 
 
 class Memory:
@@ -61,12 +65,12 @@ def outlives(request: Request) -> bool:
     return outliving(request.headers.get("x-headrace-on-disconnect"), "x-headrace-on-disconnect")
 
 
-def tells_place(request: Request) -> bool:
-    """Whether the caller wants to hear its place while it waits for its turn; raises InvalidRequest for a value nobody knows."""
-    wish = request.headers.get("x-headrace-events")
-    if wish not in (None, "queue"):
-        raise InvalidRequest("x-headrace-events is 'queue'", param="x-headrace-events", code="invalid_value")
-    return wish == "queue"
+def wished(request: Request) -> frozenset[str]:
+    """The events beside OpenAI's that the caller wants, of `queue` and `failover`; raises InvalidRequest for one that nobody knows."""
+    wishes = frozenset(word.strip() for word in request.headers.get("x-headrace-events", "").split(",")) - {""}
+    if wishes - EVENTS:
+        raise InvalidRequest(f"x-headrace-events is a list of {', '.join(sorted(EVENTS))}", param="x-headrace-events", code="invalid_value")
+    return wishes
 
 
 def outliving(wish: object, param: str) -> bool:
@@ -83,9 +87,11 @@ async def ask(
     goes_on: bool = False,
     memory: Memory | None = None,
     deadline_s: float | None = None,
+    seams: bool = False,
 ) -> Asked:
     """What is asked for, with everything it refers to; raises InvalidRequest, NotFound, Unsupported or ContextTooLong."""
     plan = body.plan(caller, parts.settings, parts.store.clock(), await _searched(parts, caller, body))
+    plan = msgspec.structs.replace(plan, seams=seams)
     if goes_on and not plan.store:
         raise InvalidRequest("a response that outlives its connection is stored", param="store", code="invalid_value")
     inputs = await _resolved(parts, caller, plan)

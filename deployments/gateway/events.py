@@ -28,6 +28,7 @@ from deployments.core.types import (
     Reason,
     Searched,
     Searching,
+    Switched,
     Text,
     Usage,
 )
@@ -76,7 +77,7 @@ def error_event(error: HeadraceError, lane: str | None = None, number: int | Non
 def encoder(stored: StoredResponse) -> "ResponseEvents":
     """The encoder of a stored response, as it was when it was asked for."""
     snapshot = msgspec.json.decode(stored.asked)
-    return ResponseEvents(snapshot["response"], snapshot["results"])
+    return ResponseEvents(snapshot["response"], snapshot["results"], seams=snapshot["seams"])
 
 
 def last_of(stored: StoredResponse, seq: int) -> Last:
@@ -95,11 +96,12 @@ def last_of(stored: StoredResponse, seq: int) -> Last:
 class ResponseEvents:
     """Encodes one response, event by event, and holds what has become of it."""
 
-    def __init__(self, snapshot: dict[str, Any], include_results: bool = False, *, speaks: bool = True):
+    def __init__(self, snapshot: dict[str, Any], include_results: bool = False, *, speaks: bool = True, seams: bool = False):
         self.ended = False
         self._response = dict(snapshot)
         self._results = include_results
         self._speaks = speaks
+        self._seams = seams
         self._hex = str(snapshot["id"]).removeprefix("resp_")
         self._searched = any(tool["type"] == "file_search" for tool in snapshot["tools"])
         self._number = 0
@@ -160,6 +162,9 @@ class ResponseEvents:
                 self._found(hits)
             case Called():
                 self._call(delta)
+            case Switched(code=code):
+                if self._seams:
+                    self._event("headrace:failover", {"code": code})
             case Finished(reason=reason, usage=used, at=at):
                 self._finish("incomplete" if reason in _INCOMPLETE else "completed", at, reason, used)
             case Cancelled(at=at):

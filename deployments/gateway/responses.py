@@ -270,7 +270,8 @@ class ResponseRequest(BaseModel):
 class Plan(msgspec.Struct, frozen=True):
     """A request for a response, read: the turn without what came before it, the object it begins as, and its input.
 
-    `references` names, by their place in the input, the items that stand for others.
+    `references` names, by their place in the input, the items that stand for others. With `seams` its events tell where another
+    backend took over.
     """
 
     turn: Turn
@@ -278,6 +279,7 @@ class Plan(msgspec.Struct, frozen=True):
     inputs: tuple[Item, ...]
     references: dict[int, str]
     include_results: bool
+    seams: bool = False
 
     @property
     def store(self) -> bool:
@@ -287,7 +289,7 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def asked(self) -> bytes:
         """What an encoder of its events needs."""
-        return msgspec.json.encode({"response": self.snapshot, "results": self.include_results})
+        return msgspec.json.encode({"response": self.snapshot, "results": self.include_results, "seams": self.seams})
 
 
 def estimate(messages: Sequence[Message]) -> int:

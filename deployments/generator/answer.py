@@ -10,7 +10,7 @@ from deployments.core.ports import Relay
 from deployments.core.types import Called, Citation, Generation, Logprob, Outcome, Reason, Text, Usage
 from deployments.generator.calls import Calls
 from deployments.generator.resumed import Resumed, spoken
-from deployments.generator.sse import Piece
+from deployments.generator.sse import Piece, Seam
 from deployments.generator.stops import Spoken, Stops
 
 
@@ -49,6 +49,8 @@ class Answer:
 
     def take(self, piece: Piece) -> None:
         """Write what a piece brings."""
+        if piece.seam:
+            self._switch(piece.seam)
         self._reason, self._usage = piece.reason or self._reason, piece.usage or self._usage
         self._chunks += piece.chunks
         self._writer.count(piece.chunks)
@@ -74,6 +76,11 @@ class Answer:
         else:  # the backend was not heard to its end: roughly what went in, and the events that came out
             used = Usage(sum(estimate(message.content) for message in self._generation.messages), self._chunks + said)
         return Outcome(self._writer.next_seq, self._why(), used)
+
+    def _switch(self, seam: Seam) -> None:
+        """Another backend takes over; what it was shown of the answer counts as said, not as read."""
+        self._said_tokens, self._chunks = estimate(seam.shown), 0
+        self._writer.switched(seam.code)
 
     def _call(self, piece: Piece) -> None:
         if not self._calls.count:

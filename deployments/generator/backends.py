@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
 
@@ -14,17 +17,26 @@ from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient
 from openai.types.chat import ChatCompletionChunk
 
 from deployments.core import config
-from deployments.core.errors import BackendFailed, ContextTooLong, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded
+from deployments.core.errors import (
+    BackendFailed,
+    ContextTooLong,
+    DeadlineExceeded,
+    HeadraceError,
+    InvalidRequest,
+    Overloaded,
+    Throttled,
+    Unreachable,
+)
 from deployments.core.estimate import estimate
 from deployments.core.patience import Patience
 from deployments.core.types import Generation, Message, Tool, Toolbox
 from deployments.generator.grammar import quoting
-from deployments.generator.resumed import spoken
 from deployments.generator.sse import EventReader, Piece
 
 _logger = logging.getLogger("headrace.generator")
 
 _LONGEST_RETRY_AFTER_S = 60.0
+_BUSY = "the model backend is overloaded"
 
 
 class Backend:
@@ -37,16 +49,15 @@ class Backend:
         http = DefaultAioHttpClient(timeout=timeout, follow_redirects=False)
         self._client = AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=timeout, http_client=http)
 
-    async def stream(self, generation: Generation) -> AsyncGenerator[Piece]:
-        """The pieces of one answer, the last with `done`.
+    async def stream(self, generation: Generation, said: str, last: float) -> AsyncGenerator[Piece]:
+        """The pieces of one answer, the last with `done`, going on behind what the model has `said`; until `last`, by the loop's clock.
 
         Raises ContextTooLong, InvalidRequest, Overloaded, BackendFailed or DeadlineExceeded.
         Closing the iterator closes the connection, which ends the generation.
         """
         loop = asyncio.get_running_loop()
-        last = loop.time() + generation.deadline_s
         first = min(last, loop.time() + self._settings.first_token_timeout_s)
-        request, reader = self._request(generation), EventReader()
+        request, reader = self._request(generation, said), EventReader()
         try:
             async with Patience(first) as limit, self._open(request) as response:
                 async for received in response.aiter_bytes():
@@ -60,7 +71,7 @@ class Backend:
             raise _refused(error) from error
         except openai.APIConnectionError as error:
             _logger.warning("the backend can't be reached: %s", error)
-            raise Overloaded("the model backend can't be reached", retry_after_s=2) from error
+            raise Unreachable("the model backend can't be reached", retry_after_s=2) from error
         except TimeoutError:
             raise DeadlineExceeded("the model backend took too long") from None
         except (OSError, openai.OpenAIError, httpx2.HTTPError) as error:
@@ -86,9 +97,8 @@ class Backend:
         """Close idle connections."""
         await self._client.close()
 
-    def _request(self, generation: Generation) -> dict[str, Any]:
+    def _request(self, generation: Generation, said: str) -> dict[str, Any]:
         sampling, toolbox = generation.sampling, generation.toolbox
-        said = spoken(generation.log.written)
         messages = [_message(message) for message in generation.messages]
         quotes = bool(generation.quotes) and not toolbox.tools and not sampling.json_object  # these are held to a grammar of their own
         limit = sampling.max_tokens or self._settings.default_max_tokens
@@ -144,7 +154,8 @@ def _refused(error: openai.APIStatusError) -> HeadraceError:
     """What a refusal of the backend means to our caller; its own words stay in our log."""
     _logger.warning("the backend answered %s: %s", error.status_code, error.message[:500])
     if error.status_code in (429, 503, 529):
-        return Overloaded("the model backend is overloaded", retry_after_s=_retry_after(error))
+        pause_s = _retry_after(error)
+        return Overloaded(_BUSY, retry_after_s=1.0) if pause_s is None else Throttled(_BUSY, retry_after_s=pause_s)
     if error.status_code in (400, 413, 422):
         words = f"{error.code} {error.message}".lower()
         if "context" in words or "too long" in words or "too large" in words:
@@ -153,8 +164,22 @@ def _refused(error: openai.APIStatusError) -> HeadraceError:
     return BackendFailed("the model backend refused the call")
 
 
-def _retry_after(error: openai.APIStatusError) -> float:
+def _retry_after(error: openai.APIStatusError) -> float | None:
+    """What the backend asks for, in seconds: `retry-after-ms`, or `retry-after` as a number or a date (RFC 9110, 10.2.3)."""
+    headers = error.response.headers
+    for asked, unit in ((headers.get("retry-after-ms"), 1000.0), (headers.get("retry-after"), 1.0)):
+        pause_s = None if asked is None else _seconds(asked, unit)
+        if pause_s is not None:
+            return min(max(pause_s, 0.1), _LONGEST_RETRY_AFTER_S)
+    return None
+
+
+def _seconds(asked: str, unit: float) -> float | None:
     try:
-        return min(max(float(error.response.headers.get("retry-after", "1")), 0.1), _LONGEST_RETRY_AFTER_S)
+        pause_s = float(asked) / unit
     except ValueError:
-        return 1.0
+        try:
+            pause_s = parsedate_to_datetime(asked).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return None if math.isnan(pause_s) else pause_s

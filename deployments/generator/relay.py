@@ -11,14 +11,14 @@ from deployments.core.outbox import Outbox
 from deployments.core.ports import Relay
 from deployments.core.types import Generation, Outcome
 from deployments.generator.answer import Answer
-from deployments.generator.backends import Backend
+from deployments.generator.chain import Chain
 
 
 class Relays:
-    """Runs generations: text goes from the backend through the relay filter into the log."""
+    """Runs generations: text goes from the backends through the relay filter into the log."""
 
-    def __init__(self, backend: Backend, outbox: Outbox, filters: Callable[[Generation], Relay]):
-        self._backend = backend
+    def __init__(self, chain: Chain, outbox: Outbox, filters: Callable[[Generation], Relay]):
+        self._chain = chain
         self._outbox = outbox
         self._filters = filters
         self._running: dict[str, asyncio.Task[object]] = {}
@@ -42,7 +42,7 @@ class Relays:
 
     async def _write(self, generation: Generation, writer: Writer) -> Outcome:
         answer = Answer(generation, self._filters(generation), writer)
-        pieces = self._backend.stream(generation)
+        pieces = self._chain.stream(generation)
         try:
             async with aclosing(pieces):
                 async for piece in pieces:

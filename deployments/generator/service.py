@@ -1,7 +1,8 @@
-"""The generator as a Serve deployment: one replica, one backend."""
+"""The generator as a Serve deployment: each replica calls every backend, and may have one of its own."""
 
 import asyncio
 from collections.abc import Callable
+from random import Random
 
 from redis.exceptions import RedisError
 
@@ -10,9 +11,10 @@ from deployments.core.config import Settings
 from deployments.core.follow import STOP_CHANNEL, receive
 from deployments.core.outbox import RETRY_S, Outbox
 from deployments.core.ports import Relay
-from deployments.core.types import Generation, Outcome
+from deployments.core.types import Generation, Outcome, Upstream
 from deployments.core.valkey import connect
 from deployments.generator.backends import Backend
+from deployments.generator.chain import Chain
 from deployments.generator.llama import LlamaServer
 from deployments.generator.relay import Relays
 
@@ -21,20 +23,23 @@ class Generator:
     """Implements Generates on the far side of a handle."""
 
     def __init__(self, settings: Settings, filters: Callable[[Generation], Relay]):
-        chosen = settings.generator
+        chosen = self._settings = settings.generator
         relax()
         self._llama = None if chosen.base_url else LlamaServer(chosen)
-        url, key = (
-            (self._llama.base_url, self._llama.api_key) if self._llama else (chosen.base_url or "", chosen.api_key.get_secret_value())
-        )
         self._valkey = connect(settings.valkey)
         outbox = Outbox(connect(settings.valkey), settings.log)
-        self._relays = Relays(Backend(url, key, chosen.model, chosen), outbox, filters)
+        self._relays = Relays(Chain(self._connect, chosen, Random()), outbox, filters)
         self._listener: asyncio.Task[None] | None = None
 
     async def generate(self, generation: Generation) -> Outcome:
         """Write one answer into its log; the contract is that of `core.ports.Generates`."""
         return await self._relays.generate(generation)
+
+    def _connect(self, upstream: Upstream) -> Backend:
+        """A client of a backend; one without an address is the embedded one."""
+        if self._llama and not upstream.base_url:
+            return Backend(self._llama.base_url, self._llama.api_key, upstream.model, self._settings)
+        return Backend(upstream.base_url, self._settings.secret(upstream.key), upstream.model, self._settings)
 
     async def ping(self) -> None:
         """Answer."""

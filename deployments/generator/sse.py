@@ -21,10 +21,17 @@ class CallPiece(msgspec.Struct, frozen=True):
     arguments: str
 
 
+class Seam(msgspec.Struct, frozen=True):
+    """The place in an answer where one backend broke off, and why; what follows is another's, which was shown `shown` of the answer."""
+
+    code: str
+    shown: str = ""
+
+
 class Piece(msgspec.Struct, frozen=True):
     """What one read brought: text with its tokens' probabilities, calls, and once the model has ended why; usage may come after that.
 
-    `chunks` counts events with text, which for most backends is the number of tokens.
+    `chunks` counts events with text, which for most backends is the number of tokens. A `seam` comes before all that.
     """
 
     text: str = ""
@@ -34,6 +41,7 @@ class Piece(msgspec.Struct, frozen=True):
     reason: str | None = None
     usage: Usage | None = None
     done: bool = False
+    seam: Seam | None = None
 
 
 class _Function(msgspec.Struct):
@@ -88,9 +96,12 @@ class EventReader:
         self._data: list[bytes] = []
         self._waiting_bytes = 0
         self._started = False
+        self._failure: BackendFailed | None = None
 
     def feed(self, received: bytes) -> Piece:
-        """What these bytes complete, as one piece."""
+        """What these bytes complete, as one piece; text in front of what is no answer comes first."""
+        if self._failure:
+            raise self._failure
         lines = (self._rest + received).split(b"\n")
         self._rest = lines.pop()
         if len(self._rest) + self._waiting_bytes > _MAX_EVENT_BYTES:
@@ -112,7 +123,13 @@ class EventReader:
             data, self._data, self._waiting_bytes = b"\n".join(self._data), [], 0
             if data.strip() == b"[DONE]":
                 return Piece("".join(texts), tuple(calls), tuple(logprobs), len(texts), reason, usage, done=True)
-            chunk = _parse(data)
+            try:
+                chunk = _parse(data)
+            except BackendFailed as error:
+                if not texts:
+                    raise
+                self._failure = error
+                break
             if chunk.choices:
                 choice = chunk.choices[0]
                 if choice.delta.content:

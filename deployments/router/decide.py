@@ -13,5 +13,5 @@ def decide(turn: Turn, vector: Vector, settings: config.Generator) -> Route:
     if turn.model not in MODELS:
         raise NoSuchModel(f"the model '{turn.model}' does not exist; there are {', '.join(MODELS)}", param="model")
     if turn.model == DIRECT:
-        return Route("default", retrieve=False, context_tokens=0, reason="the model answers without retrieval")
-    return Route("default", retrieve=True, context_tokens=settings.context_tokens, reason="the model answers from passages")
+        return Route(retrieve=False, context_tokens=0, reason="the model answers without retrieval")
+    return Route(retrieve=True, context_tokens=settings.context_tokens, reason="the model answers from passages")

@@ -2,17 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
+import httpx2
 import msgspec
+import openai
 import pytest
 
 from deployments.core import config
-from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded
+from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded, Unreachable
 from deployments.core.types import Generation, LogRef, Message, Opened, Sampling, Text, Tool, Toolbox, ToolCall
-from deployments.generator.backends import Backend
+from deployments.generator.backends import Backend, _retry_after
+from deployments.generator.resumed import spoken
+from deployments.generator.sse import Piece
 from tests.fakes import until
 from tests.loadtest.conftest import Simulator
 
@@ -28,15 +34,19 @@ async def backend(upstream: Simulator) -> AsyncIterator[Backend]:
 
 
 def generation(sampling: Sampling, deadline_s: float, messages: tuple[Message, ...] = QUESTION) -> Generation:
-    return Generation(LogRef("r", "t", (), record=False), "default", messages, sampling, (), (), deadline_s)
+    return Generation(LogRef("r", "t", (), record=False), messages, sampling, (), (), deadline_s)
 
 
 def make(url: str, model: str = "sim") -> Backend:
     return Backend(url, "key", model, config.Generator(first_token_timeout_s=0.5, inter_token_timeout_s=0.3))
 
 
+def stream(backend: Backend, asked: Generation) -> AsyncGenerator[Piece]:
+    return backend.stream(asked, spoken(asked.log.written), asyncio.get_running_loop().time() + asked.deadline_s)
+
+
 async def read(backend: Backend, sampling: Sampling | None = None, deadline_s: float = 5) -> str:
-    pieces = [piece async for piece in backend.stream(generation(sampling or Sampling(), deadline_s))]
+    pieces = [piece async for piece in stream(backend, generation(sampling or Sampling(), deadline_s))]
     assert pieces[-1].done
     return "".join(piece.text for piece in pieces)
 
@@ -45,7 +55,7 @@ async def failure(url: str, model: str, deadline_s: float = 5) -> tuple[type[Hea
     backend = make(url, model)
     text: list[str] = []
     try:
-        async for piece in backend.stream(generation(Sampling(), deadline_s)):
+        async for piece in stream(backend, generation(Sampling(), deadline_s)):
             text.append(piece.text)  # noqa: PERF401 - what came before the failure counts
     except HeadraceError as error:
         return type(error), "".join(text)
@@ -92,12 +102,12 @@ async def test_the_deadline_ends_an_answer_that_goes_on(upstream: Simulator) -> 
 
 
 async def test_an_unreachable_backend_is_our_load_not_the_callers_fault() -> None:
-    assert await failure("http://127.0.0.1:9/v1", "sim") == (Overloaded, "")
+    assert await failure("http://127.0.0.1:9/v1", "sim") == (Unreachable, "")
 
 
 async def test_closing_the_iterator_ends_the_generation(upstream: Simulator) -> None:
     backend = make(upstream.url, "sim@tokens=2000")
-    async with aclosing(backend.stream(generation(Sampling(), 60, (Message("user", "[[marker:closing]]"),)))) as pieces:
+    async with aclosing(stream(backend, generation(Sampling(), 60, (Message("user", "[[marker:closing]]"),)))) as pieces:
         async for piece in pieces:
             if piece.text:
                 break
@@ -121,7 +131,7 @@ async def request(asked: Generation) -> dict[str, Any]:
 
     async with await asyncio.start_server(answer, "127.0.0.1") as server:
         backend = make(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
-        async with aclosing(backend.stream(asked)) as pieces:
+        async with aclosing(stream(backend, asked)) as pieces:
             assert [piece.done async for piece in pieces][-1]
         await backend.close()
     return received[0]
@@ -177,3 +187,31 @@ async def test_an_answer_that_was_begun_is_gone_on_with_as_the_assistants_last_m
     sent = await request(msgspec.structs.replace(asked, log=log))
     assert sent["messages"][-1] == {"role": "assistant", "content": "Alpha beta gamma"}
     assert sent["max_tokens"] == 10 - 4
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "2"}, 2),
+        ({"retry-after": "0"}, 0.1),
+        ({"retry-after": "-5"}, 0.1),
+        ({"retry-after": "1e9"}, 60),
+        ({"retry-after": "inf"}, 60),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after-ms": "?", "retry-after": "9"}, 9),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.1),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, 60),
+    ],
+)
+def test_a_pause_that_a_backend_asks_for_is_read_in_every_form_and_bounded(headers: dict[str, str], seconds: float | None) -> None:
+    response = httpx2.Response(429, headers=headers, request=httpx2.Request("POST", "http://backend"))
+    assert _retry_after(openai.RateLimitError("busy", response=response, body=None)) == seconds
+
+
+def test_a_date_that_a_backend_names_is_waited_for() -> None:
+    headers = {"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)}
+    response = httpx2.Response(503, headers=headers, request=httpx2.Request("POST", "http://backend"))
+    assert 28 < (_retry_after(openai.InternalServerError("busy", response=response, body=None)) or 0) <= 30

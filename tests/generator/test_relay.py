@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from random import Random
 
 import msgspec
 import pytest
@@ -12,8 +13,24 @@ from deployments.core.errors import Overloaded, StreamInterrupted
 from deployments.core.follow import Follower, Hub
 from deployments.core.outbox import Outbox
 from deployments.core.ports import Relay
-from deployments.core.types import Called, Citation, Cited, Delta, Generation, LogRef, Message, Opened, Sampling, Text, Tool, Toolbox
+from deployments.core.sections import Fallback, Resilience
+from deployments.core.types import (
+    Called,
+    Citation,
+    Cited,
+    Delta,
+    Generation,
+    LogRef,
+    Message,
+    Opened,
+    Sampling,
+    Switched,
+    Text,
+    Tool,
+    Toolbox,
+)
 from deployments.generator.backends import Backend
+from deployments.generator.chain import Chain
 from deployments.generator.relay import Relays
 from pipeline.citations import cite
 from tests.fakes import until
@@ -35,22 +52,28 @@ class Plain:
 
 def generation(hub: Hub, name: str, deadline_s: float = 10) -> Generation:
     log = LogRef(name, "t1", (hub.channel,), record=False)
-    return Generation(log, "default", (Message("user", f"[[marker:{name}]]"),), Sampling(), (), (), deadline_s)
+    return Generation(log, (Message("user", f"[[marker:{name}]]"),), Sampling(), (), (), deadline_s)
 
 
 @pytest.fixture
 async def relays(valkey: Redis, upstream: Simulator) -> AsyncIterator[Callable[..., Relays]]:
-    """Makes relays over a backend that serves a model; the backends are closed in the end."""
-    backends: list[Backend] = []
+    """Makes relays over a backend that serves a model, and over others that are asked next; they are closed in the end."""
+    chains: list[Chain] = []
 
-    def make(model: str, filters: Callable[[Generation], Relay] = lambda _: Plain()) -> Relays:
-        settings = config.Generator(first_token_timeout_s=0.5, inter_token_timeout_s=0.3)
-        backends.append(Backend(upstream.url, "key", model, settings))
-        return Relays(backends[-1], Outbox(valkey, config.Log()), filters)
+    def make(model: str, filters: Callable[[Generation], Relay] = lambda _: Plain(), *others: str) -> Relays:
+        settings = config.Generator(
+            model=model,
+            first_token_timeout_s=5,
+            inter_token_timeout_s=0.3,
+            fallbacks=tuple(Fallback(name=other, base_url=upstream.url, model=other) for other in others),
+            resilience=Resilience(attempts=1 + len(others)),
+        )
+        chains.append(Chain(lambda one: Backend(upstream.url, "key", one.model, settings), settings, Random(0)))
+        return Relays(chains[-1], Outbox(valkey, config.Log()), filters)
 
     yield make
-    for backend in backends:
-        await backend.close()
+    for chain in chains:
+        await chain.close()
 
 
 async def collect(follower: Follower, count: int) -> list[Delta]:
@@ -86,6 +109,24 @@ async def test_a_break_after_the_first_text_is_an_interruption_and_keeps_the_tex
             await relays("sim@cut=5").generate(generation(hub, "cut"))
         deltas = await collect(follower, 1)
     assert deltas[0] == Text(0, "w0", tokens=1)
+
+
+@pytest.mark.parametrize("broken", ["sim@cut=5", "sim@stall=5", "sim@malformed=5"])
+async def test_another_backend_goes_on_where_one_broke_off(relays: Callable[..., Relays], hub: Hub, broken: str) -> None:
+    with hub.follow("seam") as follower:
+        outcome = await relays(broken, lambda _: Plain(), "sim").generate(generation(hub, "seam"))
+        deltas = await collect(follower, outcome.next_seq)
+    assert "".join(d.text for d in deltas if isinstance(d, Text)).split() == [f"w{i}" for i in range(20)] + ["[1]"]
+    assert len([delta for delta in deltas if isinstance(delta, Switched)]) == 1
+    assert [delta.seq for delta in deltas] == list(range(outcome.next_seq))
+
+
+async def test_a_backend_that_refuses_leaves_no_seam(relays: Callable[..., Relays], hub: Hub) -> None:
+    with hub.follow("refuses") as follower:
+        outcome = await relays("sim@error=503", lambda _: Plain(), "sim@error=500", "sim").generate(generation(hub, "refuses"))
+        deltas = await collect(follower, outcome.next_seq)
+    assert not any(isinstance(delta, Switched) for delta in deltas)
+    assert outcome.usage.completion_tokens == 20
 
 
 async def test_cancelling_ends_the_backends_work(relays: Callable[..., Relays], hub: Hub, upstream: Simulator) -> None:
@@ -130,7 +171,7 @@ async def test_a_cut_after_any_delta_loses_and_repeats_nothing(relays: Callable[
 
     async def log(name: str, written: tuple[Delta, ...]) -> list[Delta]:
         ref = LogRef(name, "t1", (hub.channel,), record=False, written=written)
-        asked = Generation(ref, "default", (Message("user", ANSWER),), Sampling(), PASSAGES, URLS, 10)
+        asked = Generation(ref, (Message("user", ANSWER),), Sampling(), PASSAGES, URLS, 10)
         with hub.tape(name) as tape:
             tape.recall(written)
             outcome = await running.generate(asked)

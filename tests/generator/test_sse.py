@@ -102,3 +102,11 @@ def test_calls_and_probabilities_are_read() -> None:
     piece = EventReader().feed(stream.encode())
     assert piece.calls == (CallPiece(0, "call_1", "f", ""), CallPiece(0, None, None, '{"a":1}'))
     assert piece.logprobs == (Logprob("Hi", -0.5, (Logprob("Ho", -1.5),)),)
+
+
+def test_text_in_front_of_what_is_no_answer_is_not_lost() -> None:
+    reader = EventReader()
+    good = b'data: {"choices":[{"delta":{"content":"one"}}]}\n\n'
+    assert reader.feed(good + b"data: {broken\n\n" + good).text == "one"
+    with pytest.raises(BackendFailed):
+        reader.feed(b"")

@@ -12,7 +12,7 @@ from deployments.core.responses import ENDED, StoredResponse
 from deployments.core.types import Principal
 from deployments.gateway import answers
 from deployments.gateway.answers import Events, Items, ResponseEvent, TokenCount
-from deployments.gateway.asking import ask, enqueue, keeper, outlives, tells_place
+from deployments.gateway.asking import ask, enqueue, keeper, outlives, wished
 from deployments.gateway.attached import Attached, AttachedBody, shared
 from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.caching import reusing
@@ -41,7 +41,8 @@ async def create(body: ResponseRequest, request: Request, parts: Parts, caller: 
     attempt = attempt_of(request)
     if attempt.answer:
         return await _again(parts, caller, body, attempt.answer)
-    asked = await ask(parts, caller, body, outlives(request), deadline_s=deadline_s)
+    wishes = wished(request)
+    asked = await ask(parts, caller, body, outlives(request), deadline_s=deadline_s, seams="failover" in wishes)
     (turn,) = await reusing(parts, [asked.turn], request.headers)
     asked = replace(asked, turn=turn)
     if asked.plan.store:
@@ -49,7 +50,7 @@ async def create(body: ResponseRequest, request: Request, parts: Parts, caller: 
     if not asked.outlives:
         keep = keeper(parts, asked)
         if body.stream:
-            return Stream(parts, asked.turn, ResponseStream(asked.events()), keep, tells_place=tells_place(request))
+            return Stream(parts, asked.turn, ResponseStream(asked.events()), keep, tells_place="queue" in wishes)
         return Whole(parts, asked.turn, ResponseBody(asked.events()), keep)
     limits = await enqueue(parts, asked)
     attempt.begun(asked.turn.id)

@@ -1,0 +1,109 @@
+"""How the backends of this process are doing, and which of them is asked next; sans-I/O, times in seconds of any steady clock."""
+
+import math
+from collections.abc import Mapping, Sequence
+from random import Random
+
+import msgspec
+
+from deployments.core.sections import Resilience
+from deployments.core.types import Upstream
+from deployments.generator.breaker import Breaker
+
+DECAY_S = 10.0
+"""After so long a third of what was measured is left of a backend's latency."""
+FIRST_S = 0.2
+"""The latency of a backend of which nothing is known."""
+
+
+class Standing:
+    """One backend: its breaker, its ongoing calls, and how long its first token takes."""
+
+    def __init__(self, settings: Resilience):
+        self.breaker = Breaker(settings)
+        self.ongoing = 0
+        self._latency_s = FIRST_S
+        self._measured = 0.0
+
+    def answered(self, now: float, took_s: float) -> None:
+        """Note how long a first token took: a peak counts at once, what is better bit by bit (peak EWMA)."""
+        kept = math.exp(-max(now - self._measured, 0.0) / DECAY_S)
+        self._latency_s = max(took_s, kept * self._latency_s + (1 - kept) * took_s)
+        self._measured = now
+
+    @property
+    def cost(self) -> float:
+        """What one more call can expect to wait, in seconds, roughly."""
+        return self._latency_s * (self.ongoing + 1)
+
+
+class Standings:
+    """All backends, by name."""
+
+    def __init__(self, settings: Resilience):
+        self._settings = settings
+        self._known: dict[str, Standing] = {}
+
+    def of(self, name: str) -> Standing:
+        """How a backend is doing."""
+        return self._known.setdefault(name, Standing(self._settings))
+
+    def choose(self, upstreams: Sequence[Upstream], region: str, now: float, random: Random) -> Upstream | None:
+        """The next to ask: of the first rank, then of the nearest region, then the better of two drawn by weight; None where all are out.
+
+        `upstreams` are in order of preference where their rank is the same and none is measured.
+        """
+        free = [one for one in upstreams if self.of(one.name).breaker.allows(now) and self.of(one.name).ongoing < one.max_ongoing]
+        if not free:
+            return None
+        best = min(_place(one, region) for one in free)
+        peers = [one for one in free if _place(one, region) == best]
+        first = _drawn(peers, random)
+        second = _drawn([one for one in peers if one is not first] or peers, random)
+        return min(first, second, key=lambda one: self.of(one.name).cost)
+
+    def states(self, now: float) -> Mapping[str, str]:
+        """The state of each breaker."""
+        return {name: standing.breaker.state(now) for name, standing in self._known.items()}
+
+
+def _drawn(upstreams: Sequence[Upstream], random: Random) -> Upstream:
+    return random.choices(upstreams, [one.weight for one in upstreams])[0]
+
+
+def _place(upstream: Upstream, region: str) -> tuple[int, bool]:
+    return upstream.rank, bool(region) and upstream.region != region
+
+
+class Call(msgspec.Struct):
+    """One attempt that is under way at a backend."""
+
+    upstream: Upstream
+    standing: Standing
+    probe: bool
+    began: float
+    heard: bool = False
+    ended: bool = False
+
+    @classmethod
+    def begin(cls, upstream: Upstream, standing: Standing, now: float) -> "Call":
+        """Begin."""
+        standing.ongoing += 1
+        return cls(upstream, standing, standing.breaker.began(now), now)
+
+    def hear(self, now: float) -> None:
+        """Note the first token."""
+        if not self.heard:
+            self.heard = True
+            self.standing.answered(now, now - self.began)
+
+    def end(self, now: float, good: bool | None) -> None:
+        """Note how it ended, once; None says nothing of the backend."""
+        if not self.ended:
+            self.ended = True
+            self.standing.ongoing -= 1
+            self.standing.breaker.ended(now, good, self.probe)
+
+    def leave(self, now: float) -> None:
+        """Note that its caller went away, where it has not ended: a backend that was heard is well."""
+        self.end(now, True if self.heard else None)

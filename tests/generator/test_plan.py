@@ -1,0 +1,171 @@
+"""Who is asked, how often, and when: the plan of a call, its budget, and how the backends stand."""
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded, Throttled, Unreachable
+from deployments.core.sections import Resilience
+from deployments.core.types import Contract, Upstream
+from deployments.generator.budget import Budget
+from deployments.generator.plan import Plan
+from deployments.generator.standing import Standings
+
+SETTINGS = Resilience()
+A, B, C = (Upstream(name, f"http://{name}", "m", rank=rank) for name, rank in (("a", 0), ("b", 1), ("c", 2)))
+BROKEN = BackendFailed("broken")
+
+
+class World:
+    """Backends and a clock."""
+
+    def __init__(self, settings: Resilience = SETTINGS, seed: int = 0):
+        self.settings, self.standings, self.budget = settings, Standings(settings), Budget(settings)
+        self.random, self.now = Random(seed), 0.0
+
+    def plan(self, *upstreams: Upstream, until: float = 60, region: str = "") -> Plan:
+        return Plan(upstreams, self.settings, self.standings, self.budget, self.random, self.now + until, region)
+
+    def run(self, plan: Plan, errors: list[HeadraceError | None], contract: Contract | None = None) -> list[str]:
+        """The names that are asked while calls end with these errors; None ends well."""
+        asked = list[str]()
+        for error in errors:
+            call = plan.begin(self.now)
+            asked.append(call.upstream.name)
+            if error is None:
+                call.end(self.now, good=True)
+                break
+            self.now += plan.failed(call, error, self.now, contract)
+        return asked
+
+
+def test_the_next_rank_is_asked_at_once_where_the_first_fails() -> None:
+    world = World()
+    assert world.run(world.plan(A, B, C), [BROKEN, DeadlineExceeded("late"), None]) == ["a", "b", "c"]
+    assert world.now == 0
+
+
+def test_a_lone_backend_is_asked_again_after_a_pause_that_grows() -> None:
+    world, ends = World(), list[float]()
+    plan = world.plan(A)
+    for _ in range(3):
+        assert world.run(plan, [BROKEN]) == ["a"]
+        ends.append(world.now)
+    pauses = [later - before for before, later in zip([0.0, *ends], ends, strict=False)]
+    assert 0.05 <= pauses[0] <= 0.1 <= pauses[1] <= 0.2 <= pauses[2] <= 0.4
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("wrong"), HeadraceError("ours")])
+def test_what_is_not_the_backends_fault_is_final_and_not_held_against_it(error: HeadraceError) -> None:
+    world = World()
+    for _ in range(50):
+        with pytest.raises(type(error)):
+            world.run(world.plan(A, B), [error])
+    assert world.run(world.plan(A, B), [None]) == ["a"]
+
+
+def test_attempts_are_bounded() -> None:
+    world = World()
+    with pytest.raises(BackendFailed):
+        world.run(world.plan(*(Upstream(str(n), "u", "m") for n in range(9))), [BROKEN] * 9)
+    assert sum(standing.breaker.allows(0) for standing in map(world.standings.of, "012345678")) == 9
+
+
+def test_nothing_is_begun_that_cannot_end_in_time() -> None:
+    world = World()
+    with pytest.raises(BackendFailed):
+        world.run(world.plan(A, until=0.06), [BROKEN])
+    with pytest.raises(BackendFailed):
+        world.run(world.plan(A, B, until=0.04), [BROKEN])
+
+
+def test_a_short_pause_that_a_backend_asks_for_is_waited_for_and_a_long_one_goes_elsewhere_or_fails() -> None:
+    world = World()
+    assert world.run(world.plan(A), [Throttled("later", retry_after_s=1.5), None]) == ["a", "a"]
+    assert 1.5 <= world.now <= 1.7
+    with pytest.raises(Throttled):
+        world.run(world.plan(A), [Throttled("later", retry_after_s=30)])
+    assert world.run(world.plan(A, B), [None]) == ["b"]
+    with pytest.raises(Overloaded) as refused:
+        world.plan(A).begin(world.now)
+    assert refused.value.wire_code == "backends_out"
+
+
+def test_once_a_backend_is_out_nobody_asks_it_until_one_call_tries_it() -> None:
+    world = World()
+    for _ in range(SETTINGS.failures):
+        world.run(world.plan(A, B), [Unreachable("gone"), None])
+    assert world.run(world.plan(A, B), [None]) == ["b"]
+    world.now += SETTINGS.open_s
+    trying, beside = world.plan(A, B).begin(world.now), world.plan(A, B).begin(world.now)
+    assert (trying.upstream.name, beside.upstream.name) == ("a", "b")
+    trying.end(world.now, good=True)
+    assert world.run(world.plan(A, B), [None]) == ["a"]
+
+
+def test_a_broken_answer_keeps_to_its_contract() -> None:
+    deaf = Upstream("deaf", "u", "m", rank=1, continues=False)
+    world = World()
+    assert world.run(world.plan(A, deaf, C), [BROKEN, None], "continue") == ["a", "c"]
+    assert world.run(world.plan(A, deaf, C), [BROKEN, None], "restart") == ["a", "deaf"]
+    with pytest.raises(BackendFailed):
+        world.run(world.plan(A, B), [BROKEN], "fail")
+
+
+def test_of_one_rank_the_nearest_and_then_the_quickest_is_asked() -> None:
+    near, far, farther = (Upstream(name, "u", "m", region=name) for name in ("near", "far", "farther"))
+    world = World(Resilience(spare_retries=100, most_retries=100, failures=100, window=100))
+    for one, took_s in ((near, 0.9), (far, 0.1), (farther, 0.4)):
+        world.standings.of(one.name).answered(0, took_s)
+    assert world.run(world.plan(near, far, farther, region="near"), [None]) == ["near"]
+    assert {world.run(world.plan(near, far, farther, region="near"), [BROKEN, None])[1] for _ in range(20)} == {"far"}
+    assert {world.run(world.plan(far, farther), [None])[0] for _ in range(20)} == {"far"}
+
+
+def test_a_backend_takes_no_more_than_it_may() -> None:
+    small = Upstream("small", "u", "m", max_ongoing=1)
+    world = World()
+    first = world.plan(small, B).begin(0)
+    assert world.run(world.plan(small, B), [None]) == ["b"]
+    first.leave(0)
+    assert world.run(world.plan(small, B), [None]) == ["small"]
+
+
+def test_a_peak_counts_at_once_and_fades() -> None:
+    standing = World().standings.of("a")
+    standing.answered(0, 2)
+    assert standing.cost == 2
+    standing.answered(10, 0.1)
+    assert 0.1 < standing.cost < 1
+
+
+errors = st.sampled_from(
+    [None, None, None, BROKEN, Unreachable("gone"), Overloaded("busy"), Throttled("later", retry_after_s=0.7), DeadlineExceeded("late")]
+)
+
+
+@given(st.lists(st.tuples(errors, st.floats(0, 1)), min_size=1, max_size=400), st.integers(0, 99))
+def test_whatever_fails_the_backends_get_few_calls_more_than_we_do(ends: list[tuple[HeadraceError | None, float]], seed: int) -> None:
+    world, offered, served = World(seed=seed), 0, 0
+    rest = iter(ends)
+    for error, pause_s in rest:
+        world.now += pause_s
+        offered += 1
+        plan = world.plan(A, B)
+        try:
+            while True:
+                call = plan.begin(world.now)
+                served += not isinstance(error, Unreachable)
+                if error is None:
+                    call.end(world.now, good=True)
+                    break
+                began = world.now
+                world.now += plan.failed(call, error, world.now, None)
+                assert world.now - began <= 2 * SETTINGS.longest_backoff_s
+                error, _ = next(rest, (None, 0))
+        except HeadraceError:
+            pass
+    assert served <= offered * (1 + SETTINGS.retry_share) + SETTINGS.spare_retries
+    assert all(world.standings.of(name).ongoing == 0 for name in "ab")
