@@ -94,7 +94,7 @@ class Ingest:
 
     def _recipe(self, file: StoredFile, limit_tokens: int) -> str:
         """A digest of all that the passages and their vectors depend on; the name decides on the format, and may be the title."""
-        parts = (VERSION, file.sha256, PurePosixPath(file.filename).name, limit_tokens, self.settings.embedder.model)
+        parts = (VERSION, file.sha256, PurePosixPath(file.filename).name, limit_tokens, self.settings.embedder.revision)
         return hashlib.sha256(msgspec.msgpack.encode(parts)).hexdigest()
 
     async def _make(self, content: bytes, filename: str, limit_tokens: int) -> Made:
