@@ -6,7 +6,7 @@ batch gains little (8 questions take 8 times as long as one), so waiting would c
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -115,3 +115,23 @@ def _settle(batch: Sequence[Waiting], outcome: Vectors | Exception) -> None:
             one.done.set_exception(outcome)
         else:
             one.done.set_result(outcome[row])
+
+
+def batches(lengths: Sequence[int], limit_tokens: int) -> Iterator[list[int]]:
+    """The places of texts of those lengths, shortest first, in groups of at most so many tokens (or one text), padding counted."""
+    group: list[int] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if group and (len(group) + 1) * lengths[place] > limit_tokens:
+            yield group
+            group = []
+        group.append(place)
+    if group:
+        yield group
+
+
+def encode(encoder: Encodes, texts: Sequence[str], limit_tokens: int) -> Vectors:
+    """Vectors of shape (len(texts), dimensions), in the order of `texts`, encoded in batches on the caller's thread."""
+    vectors = np.empty((len(texts), encoder.dimensions), np.float32)
+    for places in batches(encoder.lengths(texts), limit_tokens):
+        vectors[places] = encoder.encode([texts[place] for place in places])
+    return vectors

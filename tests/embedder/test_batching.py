@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.core.types import Vectors
-from deployments.embedder.batching import ALIKE, QUERY_RUN, Batcher, Queue, Waiting
+from deployments.embedder.batching import ALIKE, QUERY_RUN, Batcher, Queue, Waiting, batches, encode
 from tests.fakes import FakeEmbeds
 
 
@@ -148,3 +148,18 @@ async def test_an_error_reaches_those_who_wait_for_it_and_work_goes_on():
     with pytest.raises(RuntimeError, match="broke"):
         await batcher.encode(["broken"], bulk=False)
     assert (await batcher.encode(["whole"], bulk=False)).shape == (1, 64)
+
+
+@given(st.lists(st.integers(1, 300)), st.integers(16, 600))
+def test_batches_hold_every_place_once_and_are_bounded(lengths: list[int], limit: int):
+    groups = list(batches(lengths, limit))
+    assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
+    assert all(len(group) == 1 or len(group) * max(lengths[place] for place in group) <= limit for group in groups)
+
+
+def test_many_texts_are_encoded_in_their_order_on_this_thread():
+    model = Model()
+    texts = [f"passage {number} " + "word " * (number % 50) for number in range(60)]
+    np.testing.assert_array_equal(encode(model, texts, 64), np.stack([FakeEmbeds.vector(text) for text in texts]))
+    assert model.threads == {threading.get_ident()}
+    assert encode(model, [], 64).shape == (0, 64)
