@@ -43,6 +43,9 @@ bench: $(VENV)/.runtime ## Measure against the simulator, bare Serve apps beside
 bench-citations: $(VENV)/.runtime ## Measure citations, abridged passages and refusals: DATA=folder
 	$(BIN)/python -m pipeline.evaluate.citing --data "$(DATA)"
 
+bench-bulk: $(VENV)/.runtime ## Measure bulk ingestion beside the embedder alone (DATA=folder)
+	$(BIN)/python -m pipeline.evaluate.bulk "$(DATA)"
+
 bench-embedder: $(VENV)/.runtime ## Measure the embedder's backends side by side (DATA=folder)
 	$(BIN)/python -m pipeline.evaluate.encoding "$(DATA)"
 
