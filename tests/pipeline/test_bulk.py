@@ -159,7 +159,8 @@ async def test_killed_with_kill_9_it_goes_on_and_leaves_no_process(stand: Stand)
     script = (
         "import asyncio, sys; from pathlib import Path; from deployments.core.config import Settings;"
         "from deployments.core.store import open_store; from deployments.core.types import Principal;"
-        "from deployments.retriever.service import Retriever; from pipeline.bulk import Bulk, running; from pipeline.cli.ingest import find\n"
+        "from deployments.retriever.service import Retriever;"
+        "from pipeline.bulk import Bulk, running; from pipeline.cli.ingest import find\n"
         "settings = Settings(data_dir=Path(sys.argv[1]))\n"
         "async def main():\n"
         "    bulk = Bulk(settings, open_store(settings), Retriever(settings), Principal('acme', 'key', frozenset()), sys.argv[2])\n"
