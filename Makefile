@@ -1,7 +1,7 @@
 # The verbs of headrace; `make` alone lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test test-full check load bench bench-citations bench-retrieval bench-search lock clean
+.PHONY: help serve stop test test-full check load bench bench-bulk bench-citations bench-embedder bench-retrieval bench-search lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,12 @@ bench: $(VENV)/.runtime ## Measure against the simulator, bare Serve apps beside
 
 bench-citations: $(VENV)/.runtime ## Measure citations, abridged passages and refusals: DATA=folder
 	$(BIN)/python -m pipeline.evaluate.citing --data "$(DATA)"
+
+bench-bulk: $(VENV)/.runtime ## Measure bulk ingestion beside the embedder alone (DATA=folder)
+	$(BIN)/python -m pipeline.evaluate.bulk "$(DATA)"
+
+bench-embedder: $(VENV)/.runtime ## Measure the embedder's backends side by side (DATA=folder)
+	$(BIN)/python -m pipeline.evaluate.encoding "$(DATA)"
 
 bench-search: $(VENV)/.runtime ## Measure searches in stores of 1,000 to 100,000 passages (DATA=folder)
 	$(BIN)/python -m pipeline.evaluate.latency "$(DATA)"

@@ -85,7 +85,7 @@ class Cached:
         if known or turn.reuse is None or turn.reuse.threshold is None:
             return known, None
         try:
-            vector = (await self._embeds.embed([turn.question]))[0]
+            vector = (await self._embeds.embed([turn.question], turn.principal))[0]
         except HeadraceError:
             return None, None  # whoever needs it will say so
         return await self._shelf.closest(place, vector, turn.reuse.threshold), vector

@@ -150,7 +150,7 @@ class Flow:
             return None
         if run.vector is not None and question.meaning == turn.question:
             return run.vector
-        return (await self.embeds.embed([question.meaning]))[0]
+        return (await self.embeds.embed([question.meaning], turn.principal))[0]
 
     async def _recall(self, turn: Turn, run: Run, vector: Vector | None) -> tuple[Message, ...]:
         """The messages of the turn with what its conversation brings to mind."""

@@ -13,7 +13,6 @@ import numpy as np
 
 from deployments.core.config import Settings
 from deployments.core.errors import InvalidRequest, NotFound
-from deployments.core.files import StoredFile
 from deployments.core.ingested import Made
 from deployments.core.jobs import Job
 from deployments.core.ports import Embeds, Retrieves
@@ -21,7 +20,7 @@ from deployments.core.types import Chunk, Source, Vectors
 from deployments.embedder.tokens import MAX_TOKENS, Tokens, tokens
 from deployments.retriever.apart import Bounds, read
 from deployments.retriever.chunk import VERSION, chunk, embedded_text
-from deployments.retriever.document import Unreadable
+from deployments.retriever.document import Document, Unreadable
 from deployments.worker.work import Means, Reason, Rejected
 
 _SLICE_TEXTS = 64
@@ -31,6 +30,20 @@ WINDOW_TOKENS = MAX_TOKENS - 2
 """What the embedder reads of a title path with its text: two of its tokens are special."""
 
 _REASONS: dict[str, Reason] = {"file_unsupported": "unsupported_file", "file_binary": "unsupported_file"}
+
+
+def recipe(settings: Settings, sha256: str, filename: str, limit_tokens: int) -> str:
+    """A digest of all that passages and their vectors depend on; the name decides on the format, and may be the title."""
+    parts = (VERSION, sha256, PurePosixPath(filename).name, limit_tokens, settings.embedder.revision)
+    return hashlib.sha256(msgspec.msgpack.encode(parts)).hexdigest()
+
+
+async def cut(settings: Settings, content: bytes, filename: str, limit_tokens: int, counter: Tokens) -> tuple[Document, Sequence[Chunk]]:
+    """The document in a file and its passages; raises Unreadable."""
+    retriever = settings.retriever
+    bounds = Bounds(settings.gateway.max_upload_bytes, retriever.parse_timeout_s, retriever.parse_memory_bytes)
+    document = await read(content, filename, bounds)
+    return document, await asyncio.to_thread(chunk, document, limit_tokens, counter.count, WINDOW_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -59,15 +72,15 @@ class Ingest:
         mine = means.store.of(job.principal)
         file, asked = await mine.file(file_id), await mine.member(store_id, file_id)
         limit = asked.chunk_tokens or self.settings.retriever.chunk_tokens
-        recipe = self._recipe(file, limit)
-        made = await mine.ingested.take(recipe) or await self._make(await mine.content(file_id), file.filename, limit)
+        made_by = recipe(self.settings, file.sha256, file.filename, limit)
+        made = await mine.ingested.take(made_by) or await self._make(await mine.content(file_id), file.filename, limit)
         member = await mine.member(store_id, file_id)
         source = Source(file_id, file.filename, made.title, member.attributes, member.created_at)
         try:
             await self.retrieves.replace(job.principal, store_id, source, made.chunks, made.vectors)
         except InvalidRequest as error:  # too many different attributes in the store, or vectors of another model
             raise Rejected("invalid_file", error.message) from error
-        await mine.complete(store_id, file_id, made.title, made.text, made.chunks, made.vectors, job, recipe)
+        await mine.complete(store_id, file_id, made.title, made.text, made.chunks, made.vectors, job, made_by)
 
     async def give_up(self, means: Means, job: Job, code: Reason, message: str) -> None:
         """Mark the file failed, and take it out of the index."""
@@ -92,19 +105,11 @@ class Ingest:
         await self.retrieves.replace(job.principal, store_id, Source(file_id), (), np.zeros((0, 0), np.float32))
         await means.store.of(job.principal).corpus.touch(store_id)
 
-    def _recipe(self, file: StoredFile, limit_tokens: int) -> str:
-        """A digest of all that the passages and their vectors depend on; the name decides on the format, and may be the title."""
-        parts = (VERSION, file.sha256, PurePosixPath(file.filename).name, limit_tokens, self.settings.embedder.model)
-        return hashlib.sha256(msgspec.msgpack.encode(parts)).hexdigest()
-
     async def _make(self, content: bytes, filename: str, limit_tokens: int) -> Made:
-        retriever = self.settings.retriever
-        bounds = Bounds(self.settings.gateway.max_upload_bytes, retriever.parse_timeout_s, retriever.parse_memory_bytes)
         try:
-            document = await read(content, filename, bounds)
+            document, chunks = await cut(self.settings, content, filename, limit_tokens, self._tokens)
         except Unreadable as error:
             raise Rejected(_REASONS.get(error.wire_code, "invalid_file"), error.message) from error
-        chunks = await asyncio.to_thread(chunk, document, limit_tokens, self._tokens.count, WINDOW_TOKENS)
         return Made(document.title, document.text, chunks, await self._embed(document.title, chunks))
 
     async def _embed(self, title: str, chunks: Sequence[Chunk]) -> Vectors:

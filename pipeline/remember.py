@@ -47,7 +47,7 @@ class Remember:
     async def run(self, means: Means, job: Job) -> None:
         """Embed what has no vector yet, and sum up what is old once enough of it has gathered; raises NotFound."""
         conversation = means.store.of(job.principal).conversations
-        await self._embed(conversation, job.subject)
+        await self._embed(conversation, job)
         await self._sum_up(conversation, means, job)
         async with means.store.jobs.finishing(job):
             pass
@@ -60,14 +60,14 @@ class Remember:
     async def lost(self, means: Means, job: Job) -> None:
         """Nothing is left outside of SQL."""
 
-    async def _embed(self, conversation: Conversations, name: str) -> None:
-        while items := await conversation.unembedded(name, _SLICE_ITEMS):
+    async def _embed(self, conversation: Conversations, job: Job) -> None:
+        while items := await conversation.unembedded(job.subject, _SLICE_ITEMS):
             words = {one.position: one.message.content[:_EMBEDDED_CHARS] for one in spoken(items)}
-            found = await self.embeds.embed(list(words.values())) if words else np.zeros((0, 1), np.float32)
+            found = await self.embeds.embed(list(words.values()), job.principal) if words else np.zeros((0, 1), np.float32)
             nothing = np.zeros(found.shape[1], np.float32)
             vectors = dict(zip(words, found, strict=True))
             positions = [item.position for item in items]
-            await conversation.set_vectors(name, positions, np.stack([vectors.get(position, nothing) for position in positions]))
+            await conversation.set_vectors(job.subject, positions, np.stack([vectors.get(position, nothing) for position in positions]))
 
     async def _sum_up(self, conversation: Conversations, means: Means, job: Job) -> None:
         """Take the older part of what the summary lacks into it; the newer part is still said word for word."""

@@ -63,7 +63,7 @@ class FakeEmbeds:
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
 
-    async def embed(self, texts: Sequence[str]) -> Vectors:
+    async def embed(self, texts: Sequence[str], caller: Principal | None = None) -> Vectors:
         self.calls.append(list(texts))
         return np.stack([self.vector(text) for text in texts]) if texts else np.zeros((0, DIMENSIONS), np.float32)
 

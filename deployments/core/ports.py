@@ -9,8 +9,11 @@ from deployments.core.types import Chunk, Citation, Generation, Outcome, Passage
 class Embeds(Protocol):
     """Text to unit-length vectors."""
 
-    async def embed(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of shape (len(texts), dimensions), in the order of `texts`."""
+    async def embed(self, texts: Sequence[str], caller: Principal | None = None) -> Vectors:
+        """Vectors of shape (len(texts), dimensions), in the order of `texts`.
+
+        Queries of a caller are kept for its tenant; without one nothing is.
+        """
         ...
 
 

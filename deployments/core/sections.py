@@ -10,6 +10,7 @@ from deployments.core.types import Contract, Upstream
 
 PRIMARY = "primary"
 """The name of the backend that `generator.base_url` is, or the embedded one."""
+Precision = Literal["int8", "fp32"]
 
 
 class Section(BaseModel):
@@ -96,9 +97,20 @@ class Embedder(Section):
     model: str = Field(
         default="embedded", description="`embedded` is all-MiniLM-L6-v2 from its wheel; else a sentence-transformers path or name."
     )
-    max_batch: int = Field(default=32, ge=1, description="Texts encoded at once.")
-    batch_wait_ms: float = Field(default=2, ge=0, description="How long a query waits for others to share its batch.")
+    precision: Precision = Field(
+        default="int8", description="Of the embedded model's matrix products: `int8` is over twice as fast, `fp32` is what was trained."
+    )
+    batch_tokens: int = Field(default=512, ge=16, description="Tokens encoded at once, padding counted; a longer text goes alone.")
     cache_entries: int = Field(default=4096, ge=0, description="Query vectors kept per replica.")
+    shared_entries: int = Field(
+        default=4096, ge=0, description="Query vectors of one tenant kept in Valkey for all replicas; 0 keeps none."
+    )
+    shared_ttl_s: int = Field(default=3600, ge=1, description="Life of a vector in Valkey.")
+
+    @property
+    def revision(self) -> str:
+        """What a vector depends on beside its text: vectors of different revisions do not belong together."""
+        return f"{self.model} {self.precision}" if self.model == "embedded" else self.model
 
 
 class Retriever(Section):

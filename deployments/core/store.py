@@ -18,6 +18,7 @@ from deployments.core.config import Settings
 from deployments.core.conversations import Conversations
 from deployments.core.errors import NotFound
 from deployments.core.files import Files, seal
+from deployments.core.filing import Filing
 from deployments.core.idempotency import Attempts
 from deployments.core.ids import checked, found, new_id
 from deployments.core.ingested import Ingested, chunk, opened, passage
@@ -111,6 +112,7 @@ class TenantStore(Files):
         self.uploads = Uploads(self, store, tenant)
         self.batches = Batches(store, tenant)
         self.ingested = Ingested(store, tenant)
+        self.filing = Filing(self, store, tenant)
 
     async def lock(self) -> Lock:
         """The lock of the tenant, for what is kept outside SQL."""

@@ -8,7 +8,7 @@ import numpy as np
 from ray.serve.handle import DeploymentHandle
 
 from deployments.core.client import call
-from deployments.core.types import Vectors
+from deployments.core.types import Principal, Vectors
 
 CALL_TEXTS = 64
 """Texts in one call: a handle message stays far under Serve's 4 MiB, and a long job spreads over the replicas."""
@@ -23,15 +23,15 @@ class EmbedderClient:
     handle: DeploymentHandle
     name: str = "embedder"
 
-    async def embed(self, texts: Sequence[str]) -> Vectors:
+    async def embed(self, texts: Sequence[str], caller: Principal | None = None) -> Vectors:
         """Vectors of shape (len(texts), dimensions), in the order of `texts`; long lists travel in several calls."""
         if len(texts) <= CALL_TEXTS:
-            return await call(self.handle.embed.remote(list(texts)))
+            return await call(self.handle.embed.remote(list(texts), caller))
         turn = asyncio.Semaphore(CALLS)
 
         async def part(first: int) -> Vectors:
             async with turn:
-                return await call(self.handle.embed.remote(list(texts[first : first + CALL_TEXTS])))
+                return await call(self.handle.embed.remote(list(texts[first : first + CALL_TEXTS]), caller))
 
         return np.concatenate(await asyncio.gather(*(part(first) for first in range(0, len(texts), CALL_TEXTS))))
 

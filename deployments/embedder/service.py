@@ -1,24 +1,19 @@
 """The embedder as a Serve deployment: queries are batched across requests, bulk work fills the gaps."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from ray import serve
 
 from deployments.core.config import Settings
-from deployments.core.types import Vectors
-from deployments.embedder.cache import VectorCache
+from deployments.core.types import Principal, Vectors
+from deployments.embedder.batching import Batcher
+from deployments.embedder.cache import VectorCache, shared
 from deployments.embedder.model import load
 
 QUERY_TEXTS = 4
-"""A call of more texts than this is bulk."""
-SLICE_CHARS = 1000
-"""Characters encoded at once in bulk: about 250 tokens or 50 ms of one core, the longest a query shares it with bulk work."""
-IDLE_WAIT_S = 0.05
-"""How long a slice of bulk work lets queries go first; then it runs beside them, so that it ends under any load."""
+"""A call of more texts than this is bulk. It passes the caches by: SQL keeps what is ingested."""
 
 
 class Embedder:
@@ -26,66 +21,56 @@ class Embedder:
 
     def __init__(self, settings: Settings):
         self._encoder = load(settings)
-        self._cache = VectorCache(settings.embedder.model, settings.embedder.cache_entries)
-        self._bulk_turn = asyncio.Lock()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        batching = cast(Any, self._batch)  # the decorator's types do not know what it adds
-        batching.set_max_batch_size(settings.embedder.max_batch)
-        batching.set_batch_wait_timeout_s(settings.embedder.batch_wait_ms / 1000)
+        self._batcher = Batcher(self._encoder, settings.embedder.batch_tokens)
+        self._cache = VectorCache(settings.embedder.cache_entries)
+        self._shared = shared(settings)
+        self._sharing: set[asyncio.Task[None]] = set()
 
-    async def embed(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of shape (len(texts), dimensions), in the order of `texts`."""
+    async def embed(self, texts: Sequence[str], caller: Principal | None = None) -> Vectors:
+        """Vectors of shape (len(texts), dimensions), in the order of `texts`; what the caller's tenant has asked before is kept."""
         if not texts:
             return np.zeros((0, self._encoder.dimensions), np.float32)
-        if len(texts) > QUERY_TEXTS:
-            return await self._bulk(texts)
-        return np.stack(await asyncio.gather(*(self._query(text) for text in texts)))
+        if len(texts) > QUERY_TEXTS or caller is None:
+            return await self._batcher.encode(texts, bulk=len(texts) > QUERY_TEXTS)
+        normal = [text.strip() for text in texts]
+        vectors = await self._vectors(caller.tenant, list(dict.fromkeys(normal)))
+        return np.stack([vectors[text] for text in normal])
 
     async def ping(self) -> None:
         """Answer."""
 
     async def check_health(self) -> None:
         """Raises when the model no longer answers."""
-        await asyncio.to_thread(self._encoder.encode, ["health"])
+        await self._batcher.encode(["health"], bulk=False)
 
-    async def _query(self, text: str) -> NDArray[np.float32]:
-        vector = self._cache.get(text)
-        if vector is None:
-            vector = await self._batch(text)
-            self._cache.put(text, vector)
-        return vector
+    async def close(self) -> None:
+        """Finish what is on its way to Valkey, and close the connection."""
+        await asyncio.gather(*self._sharing)
+        if self._shared:
+            await self._shared.close()
 
-    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.0)
-    async def _batch(self, texts: list[str]) -> list[NDArray[np.float32]]:
-        self._idle.clear()
-        try:
-            return list(await asyncio.to_thread(self._encoder.encode, texts))
-        finally:
-            self._idle.set()
+    async def _vectors(self, tenant: str, texts: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
+        """The vectors of different texts, from the nearest place that has them."""
+        found = {text: vector for text in texts if (vector := self._cache.get(tenant, text)) is not None}
+        if (unknown := [text for text in texts if text not in found]) and self._shared:
+            kept = await self._shared.get(tenant, unknown)
+            self._remember(tenant, kept)
+            found |= kept
+            unknown = [text for text in unknown if text not in kept]
+        if unknown:
+            made = dict(zip(unknown, await self._batcher.encode(unknown, bulk=False), strict=True))
+            self._remember(tenant, made)
+            self._share(tenant, made)
+            found |= made
+        return found
 
-    async def _bulk(self, texts: Sequence[str]) -> Vectors:
-        vectors = np.empty((len(texts), self._encoder.dimensions), np.float32)
-        for rows in slices(texts):
-            async with self._bulk_turn:
-                await self._yield_to_queries()
-                vectors[rows] = await asyncio.to_thread(self._encoder.encode, [texts[row] for row in rows])
-        return vectors
+    def _remember(self, tenant: str, vectors: Mapping[str, NDArray[np.float32]]) -> None:
+        for text, vector in vectors.items():
+            self._cache.put(tenant, text, vector)
 
-    async def _yield_to_queries(self) -> None:
-        try:
-            await asyncio.wait_for(self._idle.wait(), IDLE_WAIT_S)
-        except TimeoutError:
-            return
-
-
-def slices(texts: Sequence[str]) -> Iterator[list[int]]:
-    """The rows of `texts` in groups of at most SLICE_CHARS characters (or one text), alike in length so that little is padding."""
-    group: list[int] = []
-    for row in sorted(range(len(texts)), key=lambda row: len(texts[row])):
-        if group and (len(group) + 1) * len(texts[row]) > SLICE_CHARS:
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
+    def _share(self, tenant: str, vectors: Mapping[str, NDArray[np.float32]]) -> None:
+        """Keep vectors for the other replicas; nobody waits for that."""
+        if self._shared:
+            sharing = asyncio.create_task(self._shared.put(tenant, vectors))
+            self._sharing.add(sharing)
+            sharing.add_done_callback(self._sharing.discard)

@@ -131,7 +131,7 @@ async def prewarm(parts: Context, asked: Asked) -> list[Delta]:
     """Embed and search early, so that both are warm when the question comes; returns the log of a response that says nothing."""
     turn, stages = asked.turn, parts.stages
     if turn.store_id and turn.question.strip():
-        vector = (await stages.embeds.embed([turn.question]))[0]
+        vector = (await stages.embeds.embed([turn.question], turn.principal))[0]
         await stages.retrieves.search(Query(turn.principal, turn.store_id, turn.question, vector))
     log: list[Delta] = [Opened(0), Finished(1, "stop", Usage(), int(parts.store.clock()))]
     await keeper(parts, asked)(log)

@@ -27,7 +27,7 @@ from deployments.retriever.index_build import Builds
 from deployments.retriever.index_filters import expression
 from deployments.retriever.index_place import Place, name_of
 from deployments.retriever.index_rows import READ, attribute_columns, checked, hit, read, rows, vectors_of
-from deployments.retriever.index_tables import DAMAGE, Tables, dimensions_of, index_words, merge, remove
+from deployments.retriever.index_tables import DAMAGE, Tables, append, dimensions_of, index_words, merge, remove
 from deployments.retriever.index_upkeep import Upkeep
 from deployments.retriever.recall import Recall, Results, State, asked
 from deployments.retriever.search import Hit, terms
@@ -49,6 +49,9 @@ LARGE_ROWS = 64
 
 Repair = Callable[[Principal, str], Awaitable[bool]]
 """Asks for a rebuild of a store; False where nothing is known of which it could consist."""
+
+Change = Callable[[AsyncTable], Awaitable[bool]]
+"""Changes one table; whether it deleted something."""
 
 
 class Index:
@@ -129,14 +132,24 @@ class Shelf:
         """
         place = self._place(store_id)
         made = await self._rows(place, source, chunks, vectors) if chunks else None
-        while True:
-            async with place.shared():
-                if made is None or place.current or place.building:
-                    await self._write(store_id, place, source.file_id, made)
-                    return
-            async with place.alone():
-                if place.current is None and place.building is None:
-                    await self._create(place, vectors.shape[1])
+
+        async def change(table: AsyncTable) -> bool:
+            return await remove(table, source.file_id) if made is None else await merge(table, source.file_id, made)
+
+        await self._change_all(store_id, place, [source.file_id], made, change)
+
+    async def extend(self, store_id: str, files: Sequence[tuple[Source, Sequence[Chunk], Vectors]]) -> None:
+        """Add whole files that the store has nothing of, in one commit; raises as `replace` does."""
+        place = self._place(store_id)
+        made = [await self._rows(place, *file) for file in files]
+        ids = [source.file_id for source, _, _ in files]
+
+        async def change(table: AsyncTable) -> bool:
+            await append(table, pa.concat_tables(made, promote_options="default"))
+            return False
+
+        if made:
+            await self._change_all(store_id, place, ids, made[0], change)
 
     async def begin(self, store_id: str, build: str, dimensions: int) -> None:
         """Begin to build a table that takes the place of the store's; another one that is being built is given up."""
@@ -190,37 +203,46 @@ class Shelf:
             self._index.recall.put(place.folder, State(name, settled), question, results)
         return results
 
-    async def _write(self, store_id: str, place: Place, file_id: str, made: pa.Table | None) -> None:
-        """Change a file in the table in force and in the one that is being built; the place's lock is held."""
+    async def _change_all(self, store_id: str, place: Place, file_ids: Sequence[str], made: pa.Table | None, change: Change) -> None:
+        """Change files in every table of a place, which gets one where rows are `made` and there is none."""
+        while True:
+            async with place.shared():
+                if made is None or place.current or place.building:
+                    await self._write(store_id, place, file_ids, made, change)
+                    return
+            async with place.alone():
+                if place.current is None and place.building is None:
+                    await self._create(place, made.schema.field("vector").type.list_size)
+
+    async def _write(self, store_id: str, place: Place, file_ids: Sequence[str], made: pa.Table | None, change: Change) -> None:
+        """Change files in the table in force and in the one that is being built; the place's lock is held."""
         current, building = place.current, place.building
         whole = bool(current)
         if building:
             try:
-                place.touch(file_id)  # first: who is killed here does the change again, and the builder must not add the file beside it
-                await self._change(place, building, file_id, made)
+                for file_id in file_ids:
+                    place.touch(file_id)  # first: who is killed here does the change again, and the builder must not add the file beside it
+                await self._change(place, building, made, change)
             except DAMAGE as error:
                 logger.warning("the build of table %s is given up: %s", place.folder.name, error)
                 place.abandon()
                 building = None
         if current:
             try:
-                await self._change(place, current, file_id, made)
+                await self._change(place, current, made, change)
             except DAMAGE as error:
                 self._tables.forget(place, current)
                 whole = not await self._report(store_id, place, current, error) and made is None
         if not whole and not building and (made is not None or current):
             raise Overloaded("the index of this vector store is being rebuilt", code="index_rebuilding", retry_after_s=RETRY_S)
 
-    async def _change(self, place: Place, name: str, file_id: str, made: pa.Table | None) -> None:
+    async def _change(self, place: Place, name: str, made: pa.Table | None, change: Change) -> None:
         table = await self._tables.open(place, name)
-        if made is None:
-            changed = await remove(table, file_id)
-        else:
+        if made is not None:
             wanted = await dimensions_of(table)
             if made.schema.field("vector").type.list_size != wanted:
                 raise InvalidRequest(f"vectors of {made.schema.field('vector').type.list_size} dimensions, expected {wanted}")
-            changed = await merge(table, file_id, made)
-        if changed:
+        if await change(table):
             place.soil()
         self._index.upkeep.changed(place)
 

@@ -48,6 +48,10 @@ class Retriever:
         """Make `chunks` the whole of that file in the store, at once; no chunks removes the file."""
         await self._index.of(principal).replace(store_id, source, chunks, vectors)
 
+    async def extend(self, principal: Principal, store_id: str, files: Sequence[Filed]) -> None:
+        """Add whole files that the store has nothing of, in one commit."""
+        await self._index.of(principal).extend(store_id, files)
+
     async def begin(self, principal: Principal, store_id: str, build: str, dimensions: int) -> None:
         """Begin to build a table that takes the place of the store's; another one that is being built is given up."""
         await self._index.of(principal).begin(store_id, build, dimensions)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.core.config import Settings
+from deployments.core.errors import NotFound
+from deployments.core.store import VectorStore
+from deployments.core.types import Principal
 from deployments.retriever.charset import BOMS, PROBE_BYTES
 from deployments.retriever.parse import BINARY, SUFFIXES
+from deployments.retriever.service import Retriever
 from pipeline.cli.client import URL, Client, Refused, key, line
-from pipeline.cli.sync import Document, Report, Sync
+from pipeline.cli.registry import DEFAULT, Config, Registry, within
+from pipeline.cli.sync import Document, Sync
+from pipeline.manifest import load
+from pipeline.setup import DEMO
+
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 _SHOWN = 20
 """Skipped or failed files that are listed one by one; more are counted."""
@@ -44,7 +53,7 @@ def find(paths: Sequence[Path], max_bytes: int) -> Found:
                 found.skipped.append((name, reason))
             elif (tag, name) not in known:
                 known.add((tag, name))
-                found.documents.append(Document(name, tag, hashlib.sha256(file.read_bytes()).hexdigest(), file.read_bytes))
+                found.documents.append(Document(name, tag, hashlib.sha256(file.read_bytes()).hexdigest(), file.read_bytes, file))
     return found
 
 
@@ -106,6 +115,11 @@ def ingest(
     paths: Annotated[list[Path], typer.Argument(exists=True, help="Files and folders; folders are searched recursively.")],
     store: Annotated[str | None, typer.Option(help="Vector store, by name or id; the tenant's first if none is given.")] = None,
     prune: Annotated[bool, typer.Option(help="Also delete what was ingested from these folders and is no longer in them.")] = False,
+    bulk: Annotated[
+        bool, typer.Option("--bulk", help="Do the work here with all cores, straight into the database of --config, which must be at hand.")
+    ] = False,
+    tenant: Annotated[str, typer.Option(help="With --bulk: whose store it is.")] = DEMO,
+    config: Config = DEFAULT,
     url: Annotated[str, typer.Option(envvar="HEADRACE_URL", help="Where headrace answers.")] = URL,
     api_key: Annotated[
         str | None, typer.Option("--key", envvar="HEADRACE_API_KEY", help="API key; the demo tenant's if none is given.")
@@ -113,32 +127,67 @@ def ingest(
 ) -> None:
     """Ingest documents, tables, records and source code; what is unchanged since the last time is left alone."""
     console = Console(highlight=False)
+    if bulk:
+        in_bulk(console, paths, store, prune, tenant, config)
+        return
     found = find(paths, Settings.model_validate({}).gateway.max_upload_bytes)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         with Client(url, key(api_key, url)) as client:
             store_id, name = client.store(store)
-            with Progress(*columns, console=console) as progress:
+            with Progress(*COLUMNS, console=console) as progress:
                 report = Sync(client, store_id, Bars(progress)).run(found.documents, prune)
     except Refused as error:
         Console(stderr=True).print(Text(f"cannot ingest: {error}", "red"), soft_wrap=True)
         raise typer.Exit(1) from None
-    show(console, name or store_id, found, report)
-    if report.failed:
-        raise typer.Exit(1)
+    show(console, name or store_id, found, report.counts, report.failed)
 
 
-def show(console: Console, store: str, found: Found, report: Report) -> None:
-    """The summary: how many of each, then what was skipped and what failed, with reasons."""
-    counts: dict[str, int] = {**{change: report.counts[change] for change in ("added", "replaced", "unchanged", "removed")}}
-    counts |= {"skipped": len(found.skipped), "failed": len(report.failed)}
+def in_bulk(console: Console, paths: Sequence[Path], wanted: str | None, prune: bool, tenant: str, config: Path) -> None:
+    """Ingest by `pipeline.bulk`; see `ingest`."""
+    from pipeline.bulk import Bulk, running  # Ray Data takes seconds to import
+
+    settings = load(config).settings
+    found = find(paths, settings.gateway.max_upload_bytes)
+    principal, cores = Principal(tenant, "cli", frozenset()), len(os.sched_getaffinity(0))
+
+    async def work(registry: Registry) -> None:
+        store = await chosen(registry, principal, wanted)
+        retriever = Retriever(settings)
+        try:
+            with Progress(*COLUMNS, console=console) as progress, running(cores):
+                bars = Bars(progress)
+                report = await Bulk(settings, registry.store, retriever, principal, store.id).run(
+                    found.documents, cores, bars.ingested, prune=prune
+                )
+        finally:
+            await retriever.close()
+        show(console, store.name or store.id, found, report.counts, report.failed)
+
+    within(config, work)
+
+
+async def chosen(registry: Registry, principal: Principal, wanted: str | None) -> VectorStore:
+    """A vector store given by id or name; without one, the tenant's first. Raises NotFound."""
+    for store in await registry.store.of(principal).stores():
+        if wanted in (None, store.id, store.name):
+            return store
+    raise NotFound(f"the tenant '{principal.tenant}' has no vector store {wanted or ''}".rstrip())
+
+
+def show(console: Console, store: str, found: Found, done: Mapping[str, int], failed: Sequence[tuple[str, str]]) -> None:
+    """The summary: how many of each, then what was skipped and what failed, with reasons; a failure ends the command with 1."""
+    counts = {change: done.get(change, 0) for change in ("added", "replaced", "unchanged", "removed")}
+    counts |= {change: count for change, count in done.items() if count and change not in counts}
+    counts |= {"skipped": len(found.skipped), "failed": len(failed)}
     summary = Table("", "files", box=None, title=Text(f"vector store {line(store)}"), title_justify="left")
     for name, count in counts.items():
         summary.add_row(name, str(count))
     console.print(summary)
-    for title, rows in (("skipped", found.skipped), ("failed", report.failed)):
+    for title, rows in (("skipped", found.skipped), ("failed", failed)):
         listed = [(name, reason) for name, reason in rows if reason != "hidden"]
         for name, reason in listed[:_SHOWN]:
             console.print(Text(f"  {title}  {line(name)}: {line(reason)}"), soft_wrap=True)
         if len(listed) > _SHOWN:
             console.print(Text(f"  {title}  … and {len(listed) - _SHOWN} more"))
+    if failed:
+        raise typer.Exit(1)

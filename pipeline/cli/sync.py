@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 from pipeline.cli.client import Client, Held, Refused
@@ -21,6 +22,8 @@ class Document:
     root: str
     sha256: str
     load: Callable[[], bytes]
+    file: Path | None = None
+    """Where it lies, if it is a file of this machine."""
 
     @property
     def attributes(self) -> dict[str, str]:

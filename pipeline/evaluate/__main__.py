@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, default=Path("tests/questions"))
     options = parser.parse_args()
     settings = Settings(data_dir=options.cache)
-    embeddings = Embeddings(options.cache / "vectors", settings.embedder.model, load(settings).encode)
+    embeddings = Embeddings(options.cache / "vectors", settings.embedder.revision, load(settings).encode)
     console = Console(width=140)
     if options.tune:
         tune(console, collections.scifact(options.data / "scifact"), embeddings)

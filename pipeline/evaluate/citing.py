@@ -8,8 +8,8 @@ from pathlib import Path
 from deployments.core.config import Settings
 from deployments.embedder.model import load
 from pipeline.evaluate import abridging, attribution, refusing
+from pipeline.evaluate.embeddings import Embeddings
 from pipeline.evaluate.references import References
-from pipeline.evaluate.vectors import Embeddings
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--reports", type=Path, default=Path("reports"), help="where vectors are kept for the next run")
     given = parser.parse_args()
     settings = Settings(data_dir=given.reports)
-    embeddings = Embeddings(given.reports / "vectors", settings.embedder.model, load(settings).encode)
+    embeddings = Embeddings(given.reports / "vectors", settings.embedder.revision, load(settings).encode)
     references = References(given.data / "mtrag_un", embeddings)
     for line in chain(attribution.report(references), abridging.report(references), refusing.report(references)):
         sys.stdout.write(f"{line}\n")

@@ -8,7 +8,7 @@ import numpy as np
 
 from deployments.core.types import Vectors
 
-BATCH = 32
+BATCH = 8
 
 
 class Embeddings:

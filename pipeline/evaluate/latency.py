@@ -66,7 +66,7 @@ def material(data: Path, settings: Settings) -> Material:
     sentences = [sentence for abstract in abstracts for sentence in abstract.split(". ") if 60 < len(sentence) < 300][::8][:SENTENCES]
     questions = [json.loads(line)["text"] for line in (data / "scifact" / "queries.jsonl").open()][:QUESTIONS]
     texts = sentences + questions
-    file = settings.data_dir / "evaluation" / "search.f32"
+    file = settings.data_dir / "evaluation" / f"search {settings.embedder.revision}.f32"
     if not file.exists():
         encoder, batches = load(settings), track(range(0, len(texts), 16), "embedding", transient=True)
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from deployments.core.estimate import estimate
 from deployments.core.types import Chunk, Passage, Vectors
-from pipeline.evaluate.vectors import Embeddings
+from pipeline.evaluate.embeddings import Embeddings
 from pipeline.support import STOP
 
 SEED = 7

@@ -11,8 +11,8 @@ from deployments.core.config import Settings
 from deployments.core.types import Vectors
 from deployments.embedder.model import load
 from pipeline.evaluate import abridging, attribution, refusing
+from pipeline.evaluate.embeddings import Embeddings
 from pipeline.evaluate.references import References, holds
-from pipeline.evaluate.vectors import Embeddings
 from tests.fakes import FakeEmbeds
 
 TOPICS = {

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import undefer
 
-from deployments.core.config import Retriever, Settings
+from deployments.core.config import Embedder, Retriever, Settings
 from deployments.core.errors import InvalidRequest, NotFound
 from deployments.core.filters import Compare
 from deployments.core.jobs import INGEST, Job
@@ -50,7 +50,7 @@ class FragileEmbeds(FakeEmbeds):
 
     dies_at = 0
 
-    async def embed(self, texts: Sequence[str]) -> Vectors:
+    async def embed(self, texts: Sequence[str], caller: Principal | None = None) -> Vectors:
         vectors = await super().embed(texts)
         if len(self.calls) == self.dies_at:
             raise Dies
@@ -156,6 +156,16 @@ async def test_what_differs_is_embedded_anew(store: FragileStore, ingest: Ingest
     settings = Settings(retriever=Retriever(chunk_tokens=chunk_tokens))
     second = await waiting(store, filename=filename, name=name, whose=None if name else first.principal)
     await Ingest(settings, ingest.embeds, ingest.retrieves).run(means(store), second)
+    assert len(ingest.embeds.calls) > calls
+
+
+async def test_vectors_of_another_precision_are_not_taken_over(store: FragileStore, ingest: Ingest) -> None:
+    first = await waiting(store)
+    await ingest.run(means(store), first)
+    assert isinstance(ingest.embeds, FakeEmbeds)
+    calls = len(ingest.embeds.calls)
+    settings = Settings(embedder=Embedder(precision="fp32"))
+    await Ingest(settings, ingest.embeds, ingest.retrieves).run(means(store), await waiting(store, whose=first.principal))
     assert len(ingest.embeds.calls) > calls
 
 

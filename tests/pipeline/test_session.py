@@ -15,7 +15,7 @@ from deployments.core.ids import new_id
 from deployments.core.jobs import REMEMBER
 from deployments.core.responses import Item
 from deployments.core.store import Store, TenantStore
-from deployments.core.types import Generation, Message, Outcome, Vector, Vectors
+from deployments.core.types import Generation, Message, Outcome, Principal, Vector, Vectors
 from deployments.embedder.model import load
 from pipeline.remember import Remember
 from pipeline.session import EARLIER, SUMMARY, Recall, newest, recalled, spoken, tokens
@@ -38,7 +38,7 @@ SMALL_TALK = [
 
 
 class Embeds(Protocol):
-    async def embed(self, texts: Sequence[str]) -> Vectors: ...
+    async def embed(self, texts: Sequence[str], caller: Principal | None = None) -> Vectors: ...
 
 
 class RealEmbeds:
@@ -47,7 +47,7 @@ class RealEmbeds:
     def __init__(self, folder: Path) -> None:
         self._encoder = load(Settings(data_dir=folder))
 
-    async def embed(self, texts: Sequence[str]) -> Vectors:
+    async def embed(self, texts: Sequence[str], caller: Principal | None = None) -> Vectors:
         return self._encoder.encode(texts)
 
 

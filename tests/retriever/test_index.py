@@ -85,6 +85,32 @@ async def test_replacing_a_file_leaves_nothing_of_what_it_was_and_no_chunks_remo
     await shelf.replace("unknown", Source("one"), (), np.zeros((0, 0), np.float32))
 
 
+async def test_many_new_files_are_added_in_one_commit_and_each_can_be_replaced(index: Index):
+    shelf = index.of(ALICE)
+    texts = {f"file {number}": (f"wheel {number}", f"mill {number}") for number in range(20)}
+    await shelf.extend("store", [(Source(name), *chunks(*some)) for name, some in texts.items()])
+    table = await table_of(shelf)
+    before = await table.version()
+    await shelf.extend("store", [(Source(f"more {number}"), *chunks(f"race {number}")) for number in range(20)])
+    assert await table.version() == before + 1
+    assert await table.count_rows() == 60
+    await fill(shelf, "file 3", "other")
+    assert await table.count_rows() == 59
+    assert "wheel 3" not in (await find(shelf, "wheel 3"))[1]
+
+
+async def test_files_added_while_a_table_is_built_are_in_both(index: Index):
+    shelf = index.of(ALICE)
+    await fill(shelf, "old", "alpha")
+    await shelf.begin("store", "build", DIMENSIONS)
+    added = [(Source(name), *chunks(name)) for name in ("beta", "gamma")]
+    await shelf.extend("store", added)
+    await shelf.add("store", "build", [(Source("old"), *chunks("alpha")), *added])
+    await shelf.end("store", "build")
+    assert await (await table_of(shelf)).count_rows() == 3
+    assert (await find(shelf, "gamma"))[1] == ["gamma"]
+
+
 async def test_a_reader_sees_the_old_or_the_new_file_and_never_none_or_both(tmp_path: Path):
     writer, reader = opened(tmp_path).of(ALICE), opened(tmp_path).of(ALICE)
     await fill(writer, "file", *(f"version 0 part {part}" for part in range(3)))

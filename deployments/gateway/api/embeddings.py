@@ -56,7 +56,7 @@ async def create(body: EmbeddingRequest, parts: Parts, caller: Asker) -> Respons
     tokens = tokens_of(texts)
     want = Want(EMBED, tokens, 0, 0, parts.settings.gateway.deadline_s, slot=False)
     async with parts.gate.admit(caller, want) as lease:
-        vectors = _cut(await parts.stages.embeds.embed(texts), body.dimensions)
+        vectors = _cut(await parts.stages.embeds.embed(texts, caller), body.dimensions)
     data = [{"object": "embedding", "index": i, "embedding": _encoded(v, body.encoding_format)} for i, v in enumerate(vectors)]
     answer = {"object": "list", "data": data, "model": EMBED, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
     response = Response(msgspec.json.encode(answer), media_type="application/json")

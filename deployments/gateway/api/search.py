@@ -61,7 +61,7 @@ async def search(store_id: str, body: SearchRequest, response: Response, parts: 
     await mine.require(store_id)
     half_life_s = await mine.corpus.half_life_s(store_id)
     async with metered(parts, caller, response, EMBED, tokens_of(queries)):
-        vectors = await parts.stages.embeds.embed(queries)
+        vectors = await parts.stages.embeds.embed(queries, caller)
         asked = [
             Query(caller, store_id, query, vector, limit, _BUDGET_TOKENS, condition, half_life_s, everything=True)
             for query, vector in zip(queries, vectors, strict=True)
