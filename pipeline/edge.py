@@ -183,6 +183,8 @@ def _frontend(folder: Path, settings: Settings) -> str:
     http-request del-header {STEERING_PREFIX} -m beg
     http-request del-header _ -m sub
     http-request del-header x-request-id unless {{ req.hdr(x-request-id) -m reg ^[A-Za-z0-9._-]{{1,128}}$ }}
+    # A socket's own task hears of its end: Serve need not hold two more tasks and a queue for each to listen as well.
+    http-request set-header x-request-disconnect-disabled ?1 if METH_GET {{ path /v1/responses }} {{ hdr(upgrade) -i websocket }}
     http-request set-header x-forwarded-for %[src]
     http-request set-header x-forwarded-proto {"https" if secure else "http"}
 {"    http-after-response set-header strict-transport-security max-age=31536000" if secure else ""}

@@ -112,6 +112,7 @@ class Flow:
             run.slot.reads(generation.messages)
             async with run.slot:
                 outcome = await (self._persist(generation, run) if writer.ref.shared else self.generates.generate(generation))
+                run.slot.used = outcome.usage
             if run.keep is not forget:
                 await run.tape.until(outcome.next_seq, self.settings.log.stall_s)
             writer.adopt(run.tape.deltas, outcome.next_seq)

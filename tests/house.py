@@ -31,6 +31,7 @@ from deployments.core.usage import Books
 from deployments.gateway.app import build_app
 from deployments.gateway.context import Context, Stages
 from deployments.gateway.frames import Bounded
+from deployments.gateway.watch import Watch
 from deployments.worker.work import Means, Runner
 from pipeline.cache import Cached
 from pipeline.respond import Respond
@@ -70,6 +71,7 @@ class Script:
         """What is left to say behind what was said."""
         said = sum(isinstance(delta, Text | Cited) for delta in writer.written)
         for piece in pieces[said:]:
+            writer.count(isinstance(piece, str))
             writer.text(piece) if isinstance(piece, str) else writer.cite(piece)
             if self.pause_s:
                 await writer.drain()
@@ -159,7 +161,7 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
         runner = Runner(Means(store, hub, outbox, gate), settings.worker, {RESPOND: Respond(settings, cached)})
         stages = Stages(FakeEmbeds(), FakeRetrieves(), Bell(runner))
         tokens = Tokens(store, keys, b"pepper", valkey, settings.issuer)
-        context = Context(settings, store, keys, hub, outbox, cached, stages, gate, tokens, Refusals(store))
+        context = Context(settings, store, keys, hub, outbox, cached, stages, gate, tokens, Refusals(store), Watch(every_s=0.05))
         async with serving(context) as url:
             working = asyncio.create_task(runner.run())
             house = House(url, key.secret, flow, context)

@@ -40,14 +40,29 @@ local function record(ask, tokens, now)
   }
 end
 
+local function settled(id) return redis.call('GET', 'hr:adm:settled:' .. id) end
+
+local function note_settled(id, how) redis.call('SET', 'hr:adm:settled:' .. id, how, 'PX', SETTLED_MS) end
+
+-- Ends a lease with what it really was, and learns from it.
+local function conclude(id, lease, prompt, served, well, now)
+  if well then learn_length(lease.tenant, served) end
+  if lease.state == 'run' and served > 0 then
+    local hold = pool('hold', now - lease.started)
+    redis.call('HSET', POOL, 'hold', string.format('%.1f', hold + 0.1 * (now - lease.started - hold)))
+  end
+  finish(id, lease, prompt, served, now)
+end
+
 -- admit(ask): {'run' or 'wait' or 'free' or why not, ms to wait, what, requests left, tokens left, tokens charged}; left is
--- {limit, left, ms until all of it is}.
+-- {limit, left, ms until all of it is}. 'left' is one whose caller had left before it came: it is not let in.
 local function admit(keys, args)
   local ask, now = cmsgpack.unpack(args[1]), now_ms()
   reap(now)
   tune(ask)
   local known = load(ask.id)
   if known then return reply(known.state, 0, '', {}, known.charged) end
+  if not ask.again and settled(ask.id) then return reply('left', 0, '', {}, 0) end
   local typical = number(redis.call('HGET', rate_key(ask.tenant), 'p95'), ask.typical)
   local tokens = ask.prompt + math.min(ask.most_output, math.ceil(typical))
   local left = {}
@@ -147,19 +162,22 @@ local function meter(keys, args)
   return cmsgpack.pack(answers)
 end
 
--- settle([[id, prompt tokens, tokens served, whether it ended well], …]): for each true, or false where the lease is not known.
+-- settle([[id, prompt tokens, tokens served, whether it ended well], …]): for each true, or false where the lease is not known. The
+-- same again gets the same answer and changes nothing, as the reply to the first may have been lost.
 local function settle(keys, args)
   local now, answers = now_ms(), {}
   for place, ended in ipairs(cmsgpack.unpack(args[1])) do
-    local id, lease = ended[1], load(ended[1])
-    answers[place] = lease and true or false
-    if lease then
-      if ended[4] then learn_length(lease.tenant, ended[3]) end
-      if lease.state == 'run' and ended[3] > 0 then
-        local hold = pool('hold', now - lease.started)
-        redis.call('HSET', POOL, 'hold', string.format('%.1f', hold + 0.1 * (now - lease.started - hold)))
+    local id, lease, before = ended[1], load(ended[1]), settled(ended[1])
+    if before then
+      answers[place] = before == 'known'
+    else
+      answers[place] = lease and true or false
+      if lease then
+        conclude(id, lease, ended[2], ended[3], ended[4], now)
+        note_settled(id, 'known')
+      elseif ended[3] == 0 then
+        note_settled(id, 'unknown')
       end
-      finish(id, lease, ended[2], ended[3], now)
     end
   end
   reap(now)

@@ -267,8 +267,8 @@ class Gate:
         except BaseException:
             self._ended = leases + self._ended
             raise
-        for one in ended:
-            if one.lease.admitted:
+        for one, there in zip(ended, known, strict=True):
+            if one.lease.admitted or there:  # one whose caller left while it was let in has been counted as well
                 self._books.note(one.lease.principal, one.lease.want.model, one.lease.want.requests, one.prompt, one.served)
 
     async def _mourn(self) -> None:

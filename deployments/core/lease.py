@@ -98,7 +98,7 @@ class Lease:
         self.free = False
         """Whether nothing of it was done by a backend."""
         self.used: Usage | None = None
-        """What a backend says it has used, where no tape tells."""
+        """What a backend says it has used: before the tape tells, or where none does."""
         self._loop = loop
         self._charged = 0.0
         self._reported = 0

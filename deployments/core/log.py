@@ -192,7 +192,8 @@ class Writer:
         """Hold what another writer has appended to this log, as it was followed; it may have got to `count` already."""
         self._settle()
         if len(seen) > self.next_seq:
-            self._sent, self._ready = list(seen), []
+            again = self.recorded is None  # then nobody knows how much of it is recorded
+            self._sent, self._ready = ([], list(seen)) if again else (list(seen), [])
         if (count := max(count, len(seen))) > self.next_seq:
             self.next_seq = count
             self.recorded = None if self.recorded is None else count

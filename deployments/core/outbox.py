@@ -223,7 +223,8 @@ class Outbox:
         """Queue what the record does not hold yet; its place in the pipeline, None where the record holds everything."""
         name = stream_key(writer.ref)
         if writer.recorded is None:  # Valkey was away: it may have kept everything, something or nothing
-            writer.recorded = len(await read(self._valkey, writer.ref))
+            own = await self._newest(writer) == writer.epoch  # what is recorded under a lower epoch may go on beyond where ours begins
+            writer.recorded = len(await read(self._valkey, writer.ref)) if own else 0
         new = [delta for delta in deltas if delta.seq >= (writer.recorded or 0)]
         if not new:
             return None
@@ -244,14 +245,18 @@ class Outbox:
         if isinstance(reply, ResponseError):
             if "equal or smaller" not in str(reply):
                 raise reply
-            newest = cast(Entries, await self._valkey.xrevrange(stream_key(writer.ref), count=1))
-            if newest and int(newest[0][0].split(b"-")[0]) > writer.epoch:
+            if await self._newest(writer) > writer.epoch:
                 writer.broken = fenced()
                 return True
         elif reply is not None:
             return True
         writer.recorded, writer.keep_until = None, 0.0
         return False
+
+    async def _newest(self, writer: Writer) -> int:
+        """The epoch of whoever recorded last; -1 where nothing is recorded."""
+        newest = cast(Entries, await self._valkey.xrevrange(stream_key(writer.ref), count=1))
+        return int(newest[0][0].split(b"-")[0]) if newest else -1
 
     async def _hold(self, writers: list[Writer]) -> None:
         """Keep what could not be delivered, up to the longest stall."""

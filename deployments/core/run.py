@@ -8,7 +8,7 @@ from typing import Protocol
 from deployments.core.follow import Tape
 from deployments.core.log import Writer
 from deployments.core.store import Store
-from deployments.core.types import Delta, Message, Turn, Vector
+from deployments.core.types import Delta, Message, Turn, Usage, Vector
 
 Keep = Callable[[Sequence[Delta]], Awaitable[None]]
 """Keeps the whole log of an answer in SQL, its last delta included; it is called before anybody sees that delta."""
@@ -20,6 +20,9 @@ async def forget(log: Sequence[Delta]) -> None:
 
 class Slot(Protocol):
     """The right to ask a backend: entering waits for its turn, and raises HeadraceError where it does not come or is over."""
+
+    used: Usage | None
+    """What the backend says it has used, once it has."""
 
     async def __aenter__(self) -> object:
         """Wait."""
@@ -36,6 +39,8 @@ class Slot(Protocol):
 
 class Open:
     """A slot that is always there, for work that nobody meters."""
+
+    used: Usage | None = None
 
     async def __aenter__(self) -> None:
         """Go ahead."""

@@ -6,12 +6,14 @@
 -- hr:adm:age:C    zset   lease id -> arrival       hr:adm:line:C:T list  lease ids of tenant T that wait in class C, oldest first
 -- hr:adm:recent   zset   tenant -> when its last lease ended, of those that have none
 -- hr:adm:lost     list   what the leases of dead processes had used, for the books
+-- hr:adm:settled:ID whether that lease was known when it was settled
 -- hr:adm:served:B hash   tenant -> weighted tokens within 10 s
 
 local LEASES, DUE, POOL, ACTIVE, VT = 'hr:adm:leases', 'hr:adm:due', 'hr:adm:pool', 'hr:adm:active', 'hr:adm:vt'
 local LOST, RECENT = 'hr:adm:lost', 'hr:adm:recent'
 local RECENT_MS = 10000
 local OWN_MS = 250
+local SETTLED_MS = 60000
 local CLASSES = {'0', '1', '2'}
 
 local function count(field, by)

@@ -21,6 +21,7 @@ from deployments.core.ids import is_id
 from deployments.core.jwks import KeySet
 from deployments.core.keys import Keys
 from deployments.core.store import Store
+from deployments.core.tenants import Tenant
 from deployments.core.types import Principal
 
 MAX_TTL_S = 3600
@@ -33,6 +34,9 @@ _SKEW_S = 5
 _NAME = "headrace"
 _PRIVILEGES = {"admin", "tokens:mint"}
 """What only a key may do: a token that mints tokens would never end."""
+
+_OUTSIDE = "sub_"
+"""Begins the names of those whom the issuer vouches for, in place of a key's."""
 
 Kind = Literal["session", "ticket"]
 
@@ -111,7 +115,13 @@ class Tokens:
         return caller
 
     async def still(self, caller: Principal) -> Principal:
-        """A caller whose ticket has been taken, with what its key may still do; raises Unauthenticated or TenantSuspended."""
+        """A caller that was proved before, with what its key may still do; raises Unauthenticated or TenantSuspended.
+
+        One whom the issuer named has no key of ours: its tenant must stand.
+        """
+        if caller.key_id.startswith(_OUTSIDE):
+            await self._owner(caller.tenant)
+            return caller
         now = await self._keys.standing(caller.key_id)
         return msgspec.structs.replace(now, user=caller.user, scopes=now.scopes & caller.scopes)
 
@@ -133,14 +143,19 @@ class Tokens:
         tenant, user = payload.get(issuer.tenant_claim), payload.get(issuer.user_claim)
         if not isinstance(tenant, str) or not isinstance(user, str) or not 0 < len(user) <= 200 or not user.isprintable():
             raise Unauthenticated(_INVALID)
+        owner = await self._owner(tenant)
+        models = payload.get(issuer.models_claim)
+        narrow = narrowed(owner.models, None if models is None else _words(models))
+        scopes = frozenset(issuer.scopes) & _words(payload.get(issuer.scopes_claim))
+        named = hashlib.sha256(f"{issuer.name}\0{user}".encode()).hexdigest()
+        return Principal(owner.id, f"{_OUTSIDE}{named[:32]}", scopes, user, narrow)
+
+    async def _owner(self, tenant: str) -> Tenant:
+        """The tenant of that name; raises Unauthenticated where there is none, or TenantSuspended."""
         owner = await self._keys.grants.tenant(tenant) if is_id(tenant) else None
         if owner is None:
             raise Unauthenticated(_INVALID)
-        models = payload.get(issuer.models_claim)
-        narrow = narrowed(active(owner).models, None if models is None else _words(models))
-        scopes = frozenset(issuer.scopes) & _words(payload.get(issuer.scopes_claim))
-        named = hashlib.sha256(f"{issuer.name}\0{user}".encode()).hexdigest()
-        return Principal(owner.id, f"sub_{named[:32]}", scopes, user, narrow)
+        return active(owner)
 
     def _payload(self, token: str, key: bytes | jwt.PyJWK, algorithms: list[str], audience: str, issuer: str) -> dict[str, Any]:
         """The claims of a token that is signed, meant for us and in time; the time is our clock's, so it is looked at here."""

@@ -31,7 +31,7 @@ from deployments.gateway.api import (
 from deployments.gateway.context import App, Context
 from deployments.gateway.cors import Cors
 from deployments.gateway.idempotency import Idempotency
-from deployments.gateway.middleware import BodyBound, Hosts
+from deployments.gateway.middleware import BodyBound, Hosts, Sockets
 from deployments.gateway.openapi import REFUSED, TITLE, describe
 from deployments.gateway.receipt import Receipt
 from deployments.gateway.rules import rules
@@ -72,6 +72,7 @@ def build_app(context: Context) -> App:
     app.add_middleware(BodyBound, max_body_bytes=limits.max_body_bytes, max_upload_bytes=limits.max_upload_bytes)
     if limits.origins:
         app.add_middleware(Cors, origins=limits.origins)
+    app.add_middleware(Sockets, routes=sockets.router.routes)
     if limits.hosts:
         app.add_middleware(Hosts, hosts=limits.hosts)
     return app

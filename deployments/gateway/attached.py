@@ -11,7 +11,7 @@ from deployments.core.errors import HeadraceError, InvalidRequest, StreamInterru
 from deployments.core.follow import Follower
 from deployments.core.responses import ENDED
 from deployments.core.types import Delta, Last, LogRef, Principal
-from deployments.gateway.context import Context
+from deployments.gateway.context import Context, standing
 from deployments.gateway.replies import STREAM_HEADERS, Client, nudging
 from deployments.gateway.sse import ResponseBody, ResponseStream
 
@@ -46,12 +46,15 @@ async def deltas(parts: Context, caller: Principal, response_id: str, follower: 
 
 @contextlib.asynccontextmanager
 async def attached(parts: Context, caller: Principal, response_id: str) -> AsyncGenerator[Follower]:
-    """A follower of an outliving response, nudged at each beat; raises InvalidRequest where its log is gone."""
+    """A follower of an outliving response, nudged at each beat, that fails once its caller may not read any more.
+
+    Raises InvalidRequest where its log is gone.
+    """
     stored = await parts.store.of(caller).responses.get(response_id)
     if stored.status in ENDED and not await parts.hub.recorded(shared(caller, response_id)):
         raise InvalidRequest("the events of this response are not kept any more; retrieve it without stream", code="log_expired")
     async with parts.hub.attach(shared(caller, response_id), parts.settings.log.stall_s) as follower:
-        with nudging(follower, parts.settings.gateway.keep_alive_s):
+        with nudging(follower, parts.settings.gateway.keep_alive_s), parts.watch.over(standing(parts, caller), follower.fail):
             yield follower
 
 

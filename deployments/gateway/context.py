@@ -25,7 +25,7 @@ from deployments.core.run import Answers
 from deployments.core.store import Store
 from deployments.core.tokens import Tokens, is_token
 from deployments.core.types import Principal
-from deployments.gateway.watch import Watch
+from deployments.gateway.watch import Proof, Watch
 
 SESSION_COOKIE = "headrace_session"
 _CALLER = "headrace.caller"
@@ -177,6 +177,15 @@ def holding(parts: Context, caller: Principal, name: str) -> Principal:
         parts.refusals.note("refused.insufficient_scope", caller.key_id, caller.tenant)
         raise Forbidden(f"the API key lacks the scope '{name}'")
     return caller
+
+
+def standing(parts: Context, caller: Principal) -> Proof:
+    """What shows that a caller, proved once, may still ask."""
+
+    async def again() -> Principal:
+        return holding(parts, await parts.tokens.still(caller), "chat")
+
+    return Proof(caller, again)
 
 
 Parts = Annotated[Context, Depends(_context)]

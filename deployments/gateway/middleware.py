@@ -2,10 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from deployments.core.errors import InvalidRequest, TooLarge
 from deployments.gateway import envelope
@@ -36,6 +38,21 @@ class Hosts:
                 await envelope.answer(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+class Sockets:
+    """Takes a WebSocket straight to its route: what lies between is for requests alone, and an idle socket keeps a frame of each layer."""
+
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]):
+        self._app = app
+        self._endpoints = {route.path: route.endpoint for route in routes if isinstance(route, WebSocketRoute)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a socket, pass anything else on."""
+        if scope["type"] == "websocket" and (endpoint := self._endpoints.get(scope["path"])):
+            await endpoint(WebSocket(scope, receive, send))
+        else:
+            await self._app(scope, receive, send)
 
 
 class BodyBound:

@@ -22,7 +22,7 @@ from deployments.core.lease import Lease
 from deployments.core.patience import Patience
 from deployments.core.run import Keep, Run, forget
 from deployments.core.types import Delta, Failed, Last, LogRef, Opened, Turn
-from deployments.gateway.context import Context
+from deployments.gateway.context import Context, standing
 from deployments.gateway.envelope import Broken
 
 _logger = logging.getLogger("headrace.gateway")
@@ -47,7 +47,8 @@ class Answering:
 
 @contextlib.asynccontextmanager
 async def answering(parts: Context, turn: Turn, keep: Keep = forget, requests: int = 1) -> AsyncGenerator[Answering]:
-    """Run the flow for a turn and follow its log; leaving the context ends what still runs.
+    """Run the flow for a turn and follow its log; leaving the context ends what still runs, and so does the end of the caller's key,
+    which is what the follower then raises.
 
     Raises what admission refuses with, and Overloaded where this replica writes as many answers as it may, or can't reach the
     response log. `requests` is 0 for a turn of a request that has been counted.
@@ -61,8 +62,14 @@ async def answering(parts: Context, turn: Turn, keep: Keep = forget, requests: i
             lease.tape = tape
             flow = asyncio.create_task(parts.flow.answer(turn, Run(writer, tape, parts.store, keep, lease)))
             flow.add_done_callback(lambda task: _broken_off(task, follower))
+
+            def end(why: HeadraceError) -> None:
+                follower.fail(why)
+                flow.cancel()
+
             try:
-                yield Answering(follower, lease)
+                with parts.watch.over(standing(parts, turn.principal), end):
+                    yield Answering(follower, lease)
             except HeadraceError as error:
                 error.headers = error.headers or lease.headers  # what is left of the limits is told with every answer
                 raise

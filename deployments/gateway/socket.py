@@ -79,7 +79,7 @@ class Socket:
         self._life = asyncio.timeout(self._limits.socket_life_s)
         self._ended = False
 
-    def end(self) -> None:
+    def end(self, why: HeadraceError) -> None:
         """End it now, as its caller may not be here any more."""
         if not self._ended:
             self._ended = True
@@ -103,15 +103,12 @@ class Socket:
 
     async def _receive(self) -> None:
         """Take frames until the client goes or one ends the connection; raises TimeoutError where its time is over."""
-        self._parts.watch.add(self._proof, self)
-        try:
+        with self._parts.watch.over(self._proof, self.end):
             async with self._life:
                 while True:
                     message = await self._socket.receive()
                     if message["type"] == "websocket.disconnect" or not await self._take(message):
                         return
-        finally:
-            self._parts.watch.discard(self._proof, self)
 
     async def _take(self, message: Mapping[str, Any]) -> bool:
         """Handle one frame; False where it ended the connection."""

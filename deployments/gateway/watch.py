@@ -1,12 +1,12 @@
 """Looks again at who opened a connection, for as long as it is open."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Generator, Hashable
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from deployments.core.errors import Forbidden, Unauthenticated
+from deployments.core.errors import Forbidden, HeadraceError, Unauthenticated
 from deployments.core.types import Principal
 
 EVERY_S = 0.5
@@ -23,48 +23,46 @@ class Proof:
     again: Callable[[], Awaitable[Principal]]
 
 
-class Ends(Protocol):
-    """A connection that can be ended."""
-
-    def end(self) -> None:
-        """End it now, as its caller may not be here any more."""
-        ...
+End = Callable[[HeadraceError], None]
+"""Ends a connection now, as its caller may not be here any more; it is told why."""
 
 
 @dataclass
 class Watch:
-    """The open connections, by what proved their callers."""
+    """The open connections, sockets and answers over HTTP alike, by what proved their callers."""
 
-    _watched: dict[Hashable, tuple[Proof, set[Ends]]] = field(default_factory=dict[Hashable, tuple[Proof, set[Ends]]])
+    every_s: float = EVERY_S
+    _watched: dict[Hashable, tuple[Proof, set[End]]] = field(default_factory=dict[Hashable, tuple[Proof, set[End]]])
 
-    def add(self, proof: Proof, connection: Ends) -> None:
-        """Watch a connection."""
-        self._watched.setdefault(proof.name, (proof, set()))[1].add(connection)
-
-    def discard(self, proof: Proof, connection: Ends) -> None:
-        """Watch it no more."""
-        _, connections = self._watched.get(proof.name, (proof, set()))
-        connections.discard(connection)
-        if not connections:
-            self._watched.pop(proof.name, None)
+    @contextlib.contextmanager
+    def over(self, proof: Proof, end: End) -> Generator[None]:
+        """Watch a connection for as long as the context lasts."""
+        self._watched.setdefault(proof.name, (proof, set()))[1].add(end)
+        try:
+            yield
+        finally:
+            ends = self._watched[proof.name][1]
+            ends.discard(end)
+            if not ends:
+                del self._watched[proof.name]
 
     async def run(self) -> None:
         """Look at all of them, again and again, until cancelled."""
         while True:
-            await asyncio.sleep(EVERY_S)
-            for proof, connections in list(self._watched.values()):
-                if not await self._stands(proof):
-                    for connection in list(connections):
-                        connection.end()
+            await asyncio.sleep(self.every_s)
+            for proof, ends in list(self._watched.values()):
+                if error := await self._against(proof):
+                    for end in list(ends):
+                        end(error)
 
     @staticmethod
-    async def _stands(proof: Proof) -> bool:
-        """Whether a caller may stay; while SQL can not be asked, it may."""
+    async def _against(proof: Proof) -> HeadraceError | None:
+        """Why a caller may not stay; while SQL can not be asked, it may."""
         try:
             await proof.again()
-        except (Unauthenticated, Forbidden):
-            return False
+        except (Unauthenticated, Forbidden) as error:
+            return error
         except Exception as error:  # one that can not be looked at now must not end the watch over the others
             _logger.warning("a connection can not be proved again now: %s", type(error).__name__)
         await asyncio.sleep(0)
-        return True
+        return None

@@ -45,6 +45,7 @@ class Model:
     last_vt: float = 0.0
     used: dict[str, int] = field(default_factory=dict)
     recent: dict[str, float] = field(default_factory=dict)
+    settled: dict[str, bool] = field(default_factory=dict)
 
     def admit(self, name: str, ask: dict[str, Any]) -> str:
         self.reap()
@@ -102,9 +103,11 @@ class Model:
         return state, held.charged
 
     def settle(self, name: str, prompt: int, served: int) -> bool:
-        known = name in self.leases
-        if known:
+        known = self.settled.get(name, name in self.leases)
+        if name in self.leases:
             self._finish(name, prompt, served)
+        if known or served == 0:
+            self.settled[name] = known
         self.reap()
         self._dispatch()
         return known

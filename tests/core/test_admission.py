@@ -342,6 +342,34 @@ def test_asking_again_with_the_same_name_charges_once(functions: Functions) -> N
     assert (second[0], second[5], functions.used("a")) == (first[0], first[5], 60)
 
 
+def test_settling_again_changes_nothing(functions: Functions) -> None:
+    """The reply to the first may have been lost."""
+    functions.begin(["a"])
+    functions.call("hr_admit", ask("1"))
+    functions.call("hr_admit", ask("2"))
+    for _ in range(2):
+        assert functions.call("hr_settle", [("1", 10, 7, True)]) == [True]
+        assert (functions.used("a"), functions.states()) == (17 + 60, {"2": "run"})
+
+
+def test_what_valkey_has_lost_is_settled_once_it_is_taken_up_again(functions: Functions) -> None:
+    functions.begin(["a"])
+    assert functions.call("hr_settle", [("1", 10, 7, True)]) == [False]
+    functions.call("hr_admit", ask("1", again=True, charged=17, reported=0, running=False, slot=False))
+    for _ in range(2):
+        assert functions.call("hr_settle", [("1", 10, 7, True)]) == [True]
+        assert (functions.used("a"), functions.states()) == (17, {})
+
+
+def test_who_left_before_being_let_in_is_not_let_in_after_that(functions: Functions) -> None:
+    """A call that is given up may reach the server behind the one that settles it."""
+    functions.begin(["a"])
+    assert functions.call("hr_settle", [("1", 0, 0, False)]) == [False]
+    assert functions.call("hr_admit", ask("1"))[0] == "left"
+    assert functions.call("hr_settle", [("1", 0, 0, False)]) == [False]
+    assert (functions.used("a"), functions.states()) == (0, {})
+
+
 @pytest.mark.parametrize("jump_ms", [3_600_000, -3_600_000])
 def test_a_clock_that_jumps_gives_no_more_than_a_window_and_stops_nobody(functions: Functions, jump_ms: int) -> None:
     functions.begin(["a"])

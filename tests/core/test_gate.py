@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError
 
 from deployments.core.config import Admission, Generator, Log, Settings
 from deployments.core.errors import HeadraceError, InvalidRequest, Overloaded, RateLimited
@@ -253,6 +256,58 @@ async def test_an_answer_that_breaks_off_is_charged_for_what_was_written_and_rea
     await has_settled(gate)
     requests, tokens, _ = await Books(hall.store).used(hall.principal)
     assert (requests, tokens) == (2, 7 + await gate.vocabulary.count([Message("user", "x" * 20)]))
+
+
+class Deaf:
+    """A client that loses the reply to the next settlement."""
+
+    def __init__(self, client: Redis):
+        self._client, self.lost = client, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        reply = await self._client.execute_command(*args, **options)
+        if args[:2] == ("FCALL", "hr_settle") and not self.lost:
+            self.lost += 1
+            raise ConnectionError("the connection was lost")
+        return reply
+
+
+async def test_what_is_settled_is_charged_and_booked_once_where_the_reply_is_lost(hall: Hall, valkey: Redis) -> None:
+    hall.policy["acme"] = Policy(Limits(tokens_per_day=10_000))
+    gate = hall.open()
+    deaf = gate._valkey = Deaf(gate._valkey)
+    for used in (Usage(50, 150), Usage(5, 15)):
+        async with gate.admit(hall.principal, WANT) as lease:
+            lease.used = used
+    await until(lambda: deaf.lost)
+    await has_settled(gate)
+    assert await valkey.hmget("hr:{acme}:rate", "day_tokens", "day_requests") == [b"220", b"2"]
+    assert await Books(hall.store).used(hall.principal) == (2, 220, 220)
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.full)])
+async def test_who_leaves_at_a_random_moment_of_admission_holds_nothing(hall: Hall, valkey: Redis, count: int) -> None:
+    hall.policy["acme"] = Policy(Limits(tokens_per_day=10**9))
+    gate, chance = hall.open(), random.Random(5)
+    async with gate.admit(hall.principal, WANT):
+        pass
+
+    async def leave() -> None:
+        with contextlib.suppress(TimeoutError, HeadraceError):
+            async with asyncio.timeout(chance.random() * 0.004), gate.admit(hall.principal, WANT) as lease:
+                await asyncio.sleep(0.001)
+                lease.used = Usage(3, 4)
+
+    for _ in range(count // 20):
+        await asyncio.gather(*(leave() for _ in range(20)))
+    await has_settled(gate)
+    load = await gate.look()
+    assert (load.running, load.waiting, await valkey.hgetall("hr:adm:leases")) == (0, 0, {})
+    requests, tokens, _ = await Books(hall.store).used(hall.principal)
+    assert await valkey.hmget("hr:{acme}:rate", "day_tokens", "day_requests") == [b"%d" % tokens, b"%d" % requests]
 
 
 async def test_what_a_dead_process_held_is_given_back_and_what_it_used_is_booked(hall: Hall, valkey: Redis) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import random
 import signal
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -105,6 +106,26 @@ async def test_what_was_recorded_beyond_a_fence_is_void(valkey: Redis, hub: Hub)
         new.end(last)
         await new.drain()
     assert await read(valkey, ref(hub)) == [Text(0, "a"), Text(1, "b"), last]
+
+
+async def test_a_log_whose_beginning_was_overtaken_has_its_end_recorded_all_the_same(valkey: Redis, hub: Hub) -> None:
+    """Who took the log over may record before who handed it over has: then nobody knows any more how much of it is recorded."""
+    ours, theirs = Outbox(valkey, SETTINGS, local=hub), Outbox(valkey, SETTINGS)
+    with hub.tape("r1") as tape, ours.writer(ref(hub)) as writer:
+        writer.open()
+        opened = writer.written
+        with theirs.writer(msgspec.structs.replace(ref(hub), written=opened)) as other:
+            other.text("seen")
+            await other.drain()
+            await until(lambda: len(tape.deltas), equals=2)
+            seen = list(tape.deltas)
+            other.text("not seen")
+            await other.drain()
+        writer.recorded = None  # as a flush leaves it that was refused, because the other's came first
+        writer.fence(seen)
+        writer.end(writer.cancelled())
+        await writer.drain()
+    assert await read(valkey, ref(hub)) == [*seen, writer.written[-1]]
 
 
 async def test_what_a_fenced_writer_still_sends_reaches_no_follower_though_the_fence_is_not_flushed_yet(

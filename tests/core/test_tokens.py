@@ -182,9 +182,11 @@ async def test_the_issuers_users_have_the_tenants_limits_and_a_bucket_of_their_o
     assert bob.key_id != eve.key_id
     assert (await keys.policy(bob)).weight == 3
     assert bob.models == {"headrace"}
+    assert await tokens.still(bob) == bob
     await Tenants(store, "x").suspend("acme")
-    with pytest.raises(TenantSuspended):
-        await tokens.verify(outside())
+    for proved in (tokens.verify(outside()), tokens.still(bob)):
+        with pytest.raises(TenantSuspended):
+            await proved
 
 
 def pem() -> bytes:

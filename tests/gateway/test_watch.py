@@ -1,6 +1,7 @@
 """The watch over open connections."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -16,10 +17,10 @@ from tests.fakes import until
 class Connection:
     """Notes when it is told to end."""
 
-    ended: bool = False
+    ended: HeadraceError | None = None
 
-    def end(self) -> None:
-        self.ended = True
+    def end(self, why: HeadraceError) -> None:
+        self.ended = why
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Caller:
 
 @pytest.fixture
 async def watch() -> AsyncIterator[Watch]:
-    watch = Watch()
+    watch = Watch(every_s=0.02)
     running = asyncio.create_task(watch.run())
     yield watch
     running.cancel()
@@ -52,30 +53,27 @@ async def watch() -> AsyncIterator[Watch]:
 @pytest.mark.parametrize("error", [Unauthenticated("x"), Forbidden("x"), TenantSuspended("x")])
 async def test_who_may_not_stay_is_ended_and_others_are_not(watch: Watch, error: HeadraceError) -> None:
     gone, here = Caller(error), Caller()
-    ended, kept = [Connection(), Connection()], Connection()
-    for connection in ended:
-        watch.add(gone.proof, connection)
-    watch.add(here.proof, kept)
-    await until(lambda: [connection.ended for connection in ended], equals=[True, True], within_s=1)
+    first, second, kept = Connection(), Connection(), Connection()
+    with watch.over(gone.proof, first.end), watch.over(gone.proof, second.end), watch.over(here.proof, kept.end):
+        await until(lambda: (first.ended, second.ended), equals=(error, error), within_s=1)
     assert not kept.ended
 
 
 @pytest.mark.parametrize("error", [Overloaded("x"), OSError("x"), ValueError("x")])
 async def test_who_can_not_be_looked_at_now_stays_and_is_looked_at_again(watch: Watch, error: Exception) -> None:
     caller, connection = Caller(error), Connection()
-    watch.add(caller.proof, connection)
-    await until(lambda: caller.proved >= 2, within_s=2)
-    assert not connection.ended
-    caller.error = Unauthenticated("x")
-    await until(lambda: connection.ended, within_s=1)
+    with watch.over(caller.proof, connection.end):
+        await until(lambda: caller.proved >= 2, within_s=2)
+        assert not connection.ended
+        caller.error = Unauthenticated("x")
+        await until(lambda: connection.ended, equals=caller.error, within_s=1)
 
 
 async def test_connections_of_one_caller_are_proved_together_and_none_after_the_last(watch: Watch) -> None:
     caller, connections = Caller(), [Connection() for _ in range(50)]
-    for connection in connections:
-        watch.add(caller.proof, connection)
-    await until(lambda: caller.proved >= 1, within_s=1)
-    assert caller.proved == 1
-    for connection in connections:
-        watch.discard(caller.proof, connection)
+    with contextlib.ExitStack() as open_ones:
+        for connection in connections:
+            open_ones.enter_context(watch.over(caller.proof, connection.end))
+        await until(lambda: caller.proved >= 1, within_s=1)
+        assert caller.proved == 1
     assert not watch._watched

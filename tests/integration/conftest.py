@@ -14,13 +14,16 @@ from pathlib import Path
 import httpx2
 import psutil
 import pytest
+from redis.asyncio import Redis
 
 from deployments.core.config import Settings
 from deployments.core.keys import Keys
 from deployments.core.store import open_store
-from deployments.core.tenants import Tenants, Terms
+from deployments.core.tenants import LimitTerms, Tenants, Terms
 from deployments.core.usage import Books
+from deployments.core.valkey import connect
 from loadtest.bench.bare import free_ports
+from pipeline.valkey import Valkey
 from tests.loadtest.conftest import Simulator, spawn
 
 __all__ = ["spawn"]
@@ -60,12 +63,19 @@ class Stack:
         """The process whose command line holds that text."""
         return next(process for process in self.processes() if any(part in word for word in process.cmdline()))
 
-    async def tenant(self, name: str, weight: float = 1.0) -> str:
+    def valkey(self) -> Redis:
+        """A client of its Valkey that may do everything."""
+        command = self.named("valkey.conf").cmdline()
+        folder = Path(next(word for word in command if word.endswith("valkey.conf"))).parent
+        passwords = [(self.data_dir / name).read_text() for name in ("valkey.key", "valkey-admin.key")]
+        return connect(Valkey(folder, *passwords).admin_url)
+
+    async def tenant(self, name: str, weight: float = 1.0, **limits: int) -> str:
         """The key of a new tenant."""
         settings = Settings(data_dir=self.data_dir)
         store = open_store(settings)
         try:
-            await Tenants(store, "test").add(Terms(name=name, weight=weight), name)
+            await Tenants(store, "test").add(Terms(name=name, weight=weight, limits=LimitTerms(**limits)), name)
             return (await Keys(store, settings.pepper_bytes()).mint(name, ["chat"])).secret
         finally:
             await store.close()

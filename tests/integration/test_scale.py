@@ -1,9 +1,7 @@
-"""Many readers, many who leave, and conversations that grow long, on the whole stack."""
+"""Many readers, and conversations that grow long, on the whole stack."""
 
 import asyncio
-import contextlib
 import json
-import random
 import shutil
 import statistics
 import tempfile
@@ -50,36 +48,6 @@ async def first_words(http: httpx2.AsyncClient, count: int) -> list[float]:
 
 def p95(values: list[float]) -> float:
     return values[round(0.95 * len(values)) - 1]
-
-
-@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.full)])
-async def test_clients_that_leave_in_a_burst_leave_nothing_running(stack: Stack, http: httpx2.AsyncClient, count: int) -> None:
-    backend = stack.backend
-    assert backend
-    await asyncio.to_thread(stack.until, lambda: backend.stats()["open"] == 0, "the end of what earlier tests asked")
-    await asyncio.to_thread(backend.reset)
-    tenant = f"leavers-{count}"
-    key = {"authorization": f"Bearer {await stack.tenant(tenant)}"}
-    chance = random.Random(3)
-
-    async def leave(number: int) -> None:
-        await asyncio.sleep(number * 0.004)
-        path, body = "/v1/chat/completions", {"model": "headrace-direct", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(chance.uniform(0.01, 0.8)), http.stream("POST", path, json=body, headers=key) as response:
-                async for _ in response.aiter_lines():
-                    pass
-
-    await asyncio.gather(*(leave(number) for number in range(count)))
-    await asyncio.sleep(1)
-    stats = await asyncio.to_thread(backend.stats)
-    assert stats["open"] == 0
-    await asyncio.sleep(2)  # the books are written every second
-    *_, charged = await stack.used(tenant)
-    written = sum(entry["tokens_sent"] for entry in stats["ended"])
-    figures = f"0 generations run 1 s later, {len(stats['ended'])} were ended, {charged} tokens charged of {written} written"
-    print(f"{count} clients left in a burst: {figures}")  # noqa: T201
-    assert written - 16 * len(stats["ended"]) <= charged <= written
 
 
 async def opened(stack: Stack, count: int) -> list[ClientConnection]:

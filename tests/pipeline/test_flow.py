@@ -19,7 +19,7 @@ from deployments.core.ids import new_id
 from deployments.core.log import read, seize
 from deployments.core.outbox import Outbox
 from deployments.core.responses import Item
-from deployments.core.run import Keep, Run, forget
+from deployments.core.run import Keep, Open, Run, forget
 from deployments.core.store import Store
 from deployments.core.types import (
     Cancelled,
@@ -129,6 +129,16 @@ def item(text: str) -> Item:
 def turn(question: str = "what brings water to the wheel", store_id: str | None = "vs_1", deadline_s: float = 5) -> Turn:
     messages = (Message("system", "Speak plainly"), Message("user", question))
     return Turn("r1", OURS, "headrace", messages, Sampling(), 0, deadline_s, store_id)
+
+
+async def test_what_was_used_is_told_before_the_end_of_the_log_has_come_back(stand: Stand) -> None:
+    """A client may leave in between: it pays what its response says it has used."""
+    asked, slot = turn(), Open()
+    ref = LogRef(asked.id, "ours", (stand.hub.channel,), record=False)
+    with stand.hub.tape(asked.id) as tape, stand.outbox.writer(ref) as writer:
+        await stand.flow.answer(asked, Run(writer, tape, NO_STORE, slot=slot))
+        assert not isinstance(tape.last, Finished)
+        assert slot.used == Usage(5, 3)
 
 
 async def test_a_turn_is_opened_written_and_finished(stand: Stand) -> None:

@@ -9,7 +9,7 @@ from deployments.core.errors import Forbidden, HeadraceError, Unauthenticated
 from deployments.core.tokens import is_ticket, is_token
 from deployments.core.types import Principal
 from deployments.gateway import envelope
-from deployments.gateway.context import App, Context, address, bearer, holding, identified
+from deployments.gateway.context import App, Context, address, bearer, holding, identified, standing
 from deployments.gateway.socket import Socket
 from deployments.gateway.watch import Proof
 
@@ -52,12 +52,7 @@ async def _proof(socket: WebSocket, parts: Context, protocols: list[str]) -> Pro
     if token is not None and not is_token(token):
         raise Unauthenticated("a page sends a session token or a ticket, never an API key; POST /v1/session_tokens makes them")
     if token is not None and is_ticket(token):
-        caller = await _redeemed(socket, parts, token)
-
-        async def still() -> Principal:
-            return holding(parts, await parts.tokens.still(caller), "chat")
-
-        return Proof(caller, still)
+        return standing(parts, await _redeemed(socket, parts, token))
     secret = token or bearer(socket)
 
     async def again() -> Principal:
