@@ -1,6 +1,7 @@
 """What tests share: real servers, and the public data where it is given."""
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -38,10 +39,31 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+def stacked(item: pytest.Item) -> bool:
+    """Whether a test needs a whole stack, and with it the machine."""
+    return item.get_closest_marker("integration") is not None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep the tests that need a whole stack in one process: they share it."""
+    if stacked(item):
+        item.add_marker(pytest.mark.xdist_group("stack"))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests that need a whole stack last: one that stands idle takes a fifth of a core from all others."""
-    items.sort(key=lambda item: item.get_closest_marker("integration") is not None)
+    items.sort(key=stacked)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let nothing run beside a test that needs a whole stack, where several processes run tests; its time counts from then on."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with Path(item.config.option.basetemp).with_name("machine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if stacked(item) else fcntl.LOCK_SH)
+        return (yield)
 
 
 class Server:
