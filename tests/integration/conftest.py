@@ -21,6 +21,7 @@ from deployments.core.store import open_store
 from deployments.core.tenants import Tenants, Terms
 from deployments.core.usage import Books
 from loadtest.bench.bare import free_ports
+from tests.embedder.conftest import furnish
 from tests.loadtest.conftest import Simulator, spawn
 
 __all__ = ["spawn"]
@@ -99,6 +100,7 @@ class Stack:
 
 def start(folder: Path, backend: Simulator | None, **settings: str) -> Stack:
     """Start a stack with its state in a folder, and wait until it is ready."""
+    furnish(folder)
     (port,) = free_ports(1)
     environ = dict(os.environ, HEADRACE_DATA_DIR=str(folder), HEADRACE_PORT=str(port), HEADRACE_STARTER_CORPUS="false", **settings)
     if backend:
