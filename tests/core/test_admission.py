@@ -143,7 +143,7 @@ class Both:
         return self.names[-1 - number % min(len(self.names), 12)] if self.names else None
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_it_does_what_the_reference_does(functions: Functions, steps: list[tuple[Any, ...]]) -> None:
     both = Both(functions)

@@ -135,13 +135,14 @@ async def test_an_item_reference_stands_for_the_item(house: House) -> None:
 
 
 async def test_a_background_response_is_polled_until_it_is_done(house: House) -> None:
-    house.flow.pieces, house.flow.pause_s = ["one ", "two ", "three"], 0.05
+    house.flow.pieces, house.flow.held = ["one ", "two ", "three"], True
     client = house.openai()
     made = await client.responses.create(model="headrace", input="Hi", background=True)
     assert made.status == "queued"
     texts: list[str] = []
     while (found := await client.responses.retrieve(made.id)).status in ("queued", "in_progress"):
         texts.append(found.output_text)
+        house.flow.held = "one " not in texts
         await asyncio.sleep(0.01)
     assert found.output_text == "one two three"
     assert texts == sorted(texts, key=len)

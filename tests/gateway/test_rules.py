@@ -206,7 +206,10 @@ def test_a_route_with_a_scope_is_let_in() -> None:
     assert rules(routed(asked).routes) == [Rule("GET", "/new", "chat")]
 
 
-@pytest.mark.parametrize("route", [nobody, both, Route("/raw", PlainTextResponse("x")), Mount("/static", routes=[])], ids=str)
+UNRULED = [nobody, both, Route("/raw", PlainTextResponse("x")), Mount("/static", routes=[])]
+
+
+@pytest.mark.parametrize("route", UNRULED, ids=["none", "several", "raw", "mount"])
 def test_a_route_without_one_rule_stops_the_application_from_being_built(route: Any) -> None:
     with pytest.raises(Unguarded):
         rules(routed(route).routes)

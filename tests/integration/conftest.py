@@ -24,6 +24,7 @@ from deployments.core.usage import Books
 from deployments.core.valkey import connect
 from loadtest.bench.bare import free_ports
 from pipeline.valkey import Valkey
+from tests.embedder.conftest import furnish
 from tests.loadtest.conftest import Simulator, spawn
 
 __all__ = ["spawn"]
@@ -109,6 +110,7 @@ class Stack:
 
 def start(folder: Path, backend: Simulator | None, **settings: str) -> Stack:
     """Start a stack with its state in a folder, and wait until it is ready."""
+    furnish(folder)
     (port,) = free_ports(1)
     environ = dict(os.environ, HEADRACE_DATA_DIR=str(folder), HEADRACE_PORT=str(port), HEADRACE_STARTER_CORPUS="false", **settings)
     if backend:

@@ -4,7 +4,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.streaming import Events, Order, Reading, order
@@ -46,7 +46,6 @@ def test_every_split_in_two_gives_the_same_events() -> None:
         assert events.feed(STREAM[:place]) + events.feed(STREAM[place:]) == EVENTS
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, len(STREAM)), max_size=40))
 def test_any_cut_gives_the_same_events(places: list[int]) -> None:
     events, found = Events(), list[bytes]()

@@ -143,7 +143,6 @@ def checked(document: Document, limit: int) -> None:
             assert "".join(document.text[block.start : block.end].split()) in "".join("".join(one.text.split()) for one in covered)
 
 
-@settings(deadline=None)
 @given(
     st.text(alphabet=st.sampled_from('# -`\n\nab.c|1,"{}[]:()\t水।👩\u200d'), min_size=1, max_size=400),
     st.sampled_from(sorted(SUFFIXES - {".pdf", ".docx"})),
@@ -159,7 +158,7 @@ def test_spans_are_exact_ordered_and_bounded(source: str, suffix: str, limit: in
     checked(document, limit)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from(["", "Kop1", "Lijst", "Bron"]), st.text("ab c.\n", max_size=60)), max_size=8), st.integers(1, 30))
 def test_spans_of_papers_are_exact_as_well(paragraphs: list[tuple[str, str]], limit: int):
     sized = [(24 if style else 11, text.replace("\n", " ")) for style, text in paragraphs]

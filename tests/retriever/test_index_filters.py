@@ -120,7 +120,7 @@ def agree(rows: Rows, tenant: str, condition: Filter) -> None:
 SLOW = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=300, suppress_health_check=SLOW)
 @given(tenant=st.sampled_from(("alice", "bob")), condition=trees())
 def test_a_search_finds_exactly_the_own_rows_for_which_the_condition_holds(rows: Rows, tenant: str, condition: Filter):
     agree(rows, tenant, condition)
@@ -128,7 +128,7 @@ def test_a_search_finds_exactly_the_own_rows_for_which_the_condition_holds(rows:
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-@settings(max_examples=10_000, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=10_000, suppress_health_check=SLOW)
 @given(tenant=st.sampled_from(("alice", "bob")), condition=trees())
 def test_ten_thousand_conditions(rows: Rows, tenant: str, condition: Filter):
     agree(rows, tenant, condition)
