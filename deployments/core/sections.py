@@ -100,7 +100,7 @@ class Embedder(Section):
     precision: Precision = Field(
         default="int8", description="Of the embedded model's matrix products: `int8` is over twice as fast, `fp32` is what was trained."
     )
-    batch_tokens: int = Field(default=512, ge=16, description="Tokens encoded at once, padding counted; a longer text goes alone.")
+    batch_tokens: int = Field(default=256, ge=16, description="Tokens encoded at once, padding counted; a longer text goes alone.")
     cache_entries: int = Field(default=4096, ge=0, description="Query vectors kept per replica.")
     shared_entries: int = Field(
         default=4096, ge=0, description="Query vectors of one tenant kept in Valkey for all replicas; 0 keeps none."

@@ -139,7 +139,7 @@ def ingest(
     except Refused as error:
         Console(stderr=True).print(Text(f"cannot ingest: {error}", "red"), soft_wrap=True)
         raise typer.Exit(1) from None
-    show(console, name or store_id, found, report.counts, report.failed)
+    show(console, name or store_id, found, {**report.counts}, report.failed)
 
 
 def in_bulk(console: Console, paths: Sequence[Path], wanted: str | None, prune: bool, tenant: str, config: Path) -> None:

@@ -155,7 +155,7 @@ async def test_a_run_that_ended_early_goes_on_where_it_was(stand: Stand):
 @pytest.mark.full
 @pytest.mark.timeout(900)
 async def test_killed_with_kill_9_it_goes_on_and_leaves_no_process(stand: Stand):
-    stand.write(**{f"page{number}": f"# Page {number}\n\n" + "The water turns the wheel of the mill. " * 60 for number in range(400)})
+    stand.write(**{f"page{number}": f"# Page {number}\n\n" + "The water turns the wheel of the mill. " * 16 for number in range(200)})
     script = (
         "import asyncio, sys; from pathlib import Path; from deployments.core.config import Settings;"
         "from deployments.core.store import open_store; from deployments.core.types import Principal;"
@@ -178,7 +178,7 @@ async def test_killed_with_kill_9_it_goes_on_and_leaves_no_process(stand: Stand)
                 process.send_signal(signal.SIGKILL)
             assert await asyncio.to_thread(process.wait) == (-signal.SIGKILL if kill else 0)
         if kill:
-            assert FILES <= (await stand.mine.store(stand.store_id)).counts["completed"] < 400
+            assert FILES <= (await stand.mine.store(stand.store_id)).counts["completed"] < 200
             await until(lambda started=children: [child for child in started if child.is_running()], equals=[], within_s=60)
-    assert (await stand.mine.store(stand.store_id)).counts == {"completed": 400}
+    assert (await stand.mine.store(stand.store_id)).counts == {"completed": 200}
     assert await stand.sound() == sum([len(chunks) async for page in stand.mine.corpus.files(stand.store_id) for _, chunks, _ in page])
