@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -131,7 +132,7 @@ class Bulk:
         ]
         bare = self._settings.model_copy(update=dict.fromkeys(("sql_url", "valkey_url", "pepper", "root_key")))  # no secrets in Ray
         data = ray.data.from_items(items, override_num_blocks=-(-len(items) // FILES))
-        data = data.map(_cut, fn_kwargs={"settings": bare}, num_cpus=_READ_CPUS)  # pyright: ignore[reportArgumentType]
+        data = data.map(partial(_cut, settings=bare), num_cpus=_READ_CPUS)  # pyright: ignore[reportArgumentType]
         workers = ray.data.ActorPoolStrategy(size=min(cores, -(-len(items) // FILES)))
         data = data.map_batches(_Embed, fn_constructor_kwargs={"settings": bare}, batch_size=FILES, compute=workers, num_cpus=1)
         for batch in data.iter_batches(batch_size=None, batch_format="numpy"):

@@ -22,7 +22,7 @@ from deployments.retriever.parse import BINARY, SUFFIXES
 from deployments.retriever.service import Retriever
 from pipeline.cli.client import URL, Client, Refused, key, line
 from pipeline.cli.registry import DEFAULT, Config, Registry, within
-from pipeline.cli.sync import Document, Sync
+from pipeline.cli.sync import Change, Document, Sync
 from pipeline.manifest import load
 from pipeline.setup import DEMO
 
@@ -174,7 +174,9 @@ async def chosen(registry: Registry, principal: Principal, wanted: str | None) -
     raise NotFound(f"the tenant '{principal.tenant}' has no vector store {wanted or ''}".rstrip())
 
 
-def show(console: Console, store: str, found: Found, done: Mapping[str, int], failed: Sequence[tuple[str, str]]) -> None:
+def show(
+    console: Console, store: str, found: Found, done: Mapping[Change, int] | Mapping[str, int], failed: Sequence[tuple[str, str]]
+) -> None:
     """The summary: how many of each, then what was skipped and what failed, with reasons; a failure ends the command with 1."""
     counts = {change: done.get(change, 0) for change in ("added", "replaced", "unchanged", "removed")}
     counts |= {change: count for change, count in done.items() if count and change not in counts}
