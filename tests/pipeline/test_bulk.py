@@ -1,16 +1,11 @@
 """Many files at once: what ends up in SQL and in the index, and what a run that was killed has left."""
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 import warnings
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from deployments.core.config import Settings
@@ -20,7 +15,7 @@ from deployments.core.types import Principal, Vectors
 from deployments.retriever.service import Retriever
 from pipeline.cli.ingest import find
 from pipeline.cli.sync import Document
-from tests.fakes import FakeEmbeds, tenant, until
+from tests.fakes import FakeEmbeds, tenant
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray's own, when it is imported
@@ -150,35 +145,3 @@ async def test_a_run_that_ended_early_goes_on_where_it_was(stand: Stand):
     assert dict(+report.counts) == {"added": 8, "unchanged": FILES}
     assert not set(first.embedded) & set(second.embedded)
     assert await stand.sound() == FILES + 8
-
-
-@pytest.mark.full
-@pytest.mark.timeout(900)
-async def test_killed_with_kill_9_it_goes_on_and_leaves_no_process(stand: Stand):
-    stand.write(**{f"page{number}": f"# Page {number}\n\n" + "The water turns the wheel of the mill. " * 16 for number in range(200)})
-    script = (
-        "import asyncio, sys; from pathlib import Path; from deployments.core.config import Settings;"
-        "from deployments.core.store import open_store; from deployments.core.types import Principal;"
-        "from deployments.retriever.service import Retriever;"
-        "from pipeline.bulk import Bulk, running; from pipeline.cli.ingest import find\n"
-        "settings = Settings(data_dir=Path(sys.argv[1]))\n"
-        "async def main():\n"
-        "    bulk = Bulk(settings, open_store(settings), Retriever(settings), Principal('acme', 'key', frozenset()), sys.argv[2])\n"
-        "    await bulk.run(find([Path(sys.argv[3])], 1 << 20).documents, 1, print)\n"
-        "with running(1): asyncio.run(main())\n"
-    )
-    command = [sys.executable, "-c", script, str(stand.settings.data_dir), stand.store_id, str(stand.folder)]
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    for kill in (True, False):
-        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            if kill:
-                while (await stand.mine.store(stand.store_id)).counts.get("completed", 0) < FILES:
-                    await asyncio.sleep(0.2)
-                children = psutil.Process(process.pid).children(recursive=True)
-                process.send_signal(signal.SIGKILL)
-            assert await asyncio.to_thread(process.wait) == (-signal.SIGKILL if kill else 0)
-        if kill:
-            assert FILES <= (await stand.mine.store(stand.store_id)).counts["completed"] < 200
-            await until(lambda started=children: [child for child in started if child.is_running()], equals=[], within_s=60)
-    assert (await stand.mine.store(stand.store_id)).counts == {"completed": 200}
-    assert await stand.sound() == sum([len(chunks) async for page in stand.mine.corpus.files(stand.store_id) for _, chunks, _ in page])
