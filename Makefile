@@ -24,7 +24,7 @@ stop: $(VENV)/.runtime ## End what `make serve` started
 	@$(BIN)/headrace stop
 
 test: $(VENV)/.dev ## Run the tests in two processes (DATA=folder for the public data sets)
-	$(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
 
 test-full: $(VENV)/.dev ## Run the tests and the long repetitions
 	$(PYTEST) -m ""

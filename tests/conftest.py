@@ -54,12 +54,6 @@ def stacked(item: pytest.Item) -> bool:
     return item.get_closest_marker("integration") is not None
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep the tests that need a whole stack in one process: they share it."""
-    if stacked(item):
-        item.add_marker(pytest.mark.xdist_group("stack"))
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests that need a whole stack last: one that stands idle takes a fifth of a core from all others."""
@@ -73,7 +67,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     with Path(item.config.option.basetemp).with_name("machine.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if stacked(item) else fcntl.LOCK_SH)
-        return (yield)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing it is not enough where a forked child still has it open
 
 
 class Server:
