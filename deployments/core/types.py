@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.core.filters import Filter, Value
+from deployments.core.upstream import Contract, Upstream
 
 Vectors = NDArray[np.float32]
 """Unit-length embeddings, shape (n, dimensions)."""
@@ -187,26 +188,6 @@ class Query(msgspec.Struct, frozen=True):
     filters: Filter | None = None
     half_life_s: float | None = None
     everything: bool = False
-
-
-Contract = Literal["continue", "restart", "fail"]
-"""What is done where a backend breaks off within an answer: another goes on behind it, another begins anew and what it says again is
-dropped, or the answer fails."""
-
-
-class Upstream(msgspec.Struct, frozen=True):
-    """One model backend. `key` names the secret to show it; lower ranks are asked first, equal ones by weight."""
-
-    name: str
-    base_url: str
-    model: str
-    key: str = ""
-    rank: int = 0
-    weight: float = 1.0
-    region: str = ""
-    max_ongoing: int = 1 << 20
-    continues: bool = True
-    """Whether it goes on with a last message of the assistant."""
 
 
 class Route(msgspec.Struct, frozen=True):

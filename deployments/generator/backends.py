@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
 
+import aiohttp
 import httpx2
 import msgspec
 import openai
@@ -71,26 +72,24 @@ class Backend:
             raise _refused(error) from error
         except openai.APIConnectionError as error:
             _logger.warning("the backend can't be reached: %s", error)
-            raise Unreachable("the model backend can't be reached", retry_after_s=2) from error
+            if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
+                raise Unreachable("the model backend can't be reached", retry_after_s=2) from error
+            raise BackendFailed("the connection to the model backend broke") from error
         except TimeoutError:
             raise DeadlineExceeded("the model backend took too long") from None
-        except (OSError, openai.OpenAIError, httpx2.HTTPError) as error:
+        except (OSError, openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError) as error:
             raise BackendFailed("the connection to the model backend broke") from error
         raise BackendFailed("the model backend ended its answer too early")
 
     @asynccontextmanager
     async def _open(self, request: dict[str, Any]) -> AsyncGenerator[httpx2.Response]:
-        """The response to a request; a kept connection that the backend had closed costs one more try.
+        """The response to a request.
 
         `post` instead of `chat.completions.create` saves the client's walk over the request's types, a sixth of a call.
         """
         kind = AsyncStream[ChatCompletionChunk]
         post = partial(self._client.post, "/chat/completions", cast_to=ChatCompletionChunk, body=request, stream=True, stream_cls=kind)
-        try:
-            stream = await post()
-        except openai.APIConnectionError:
-            stream = await post()
-        async with stream:
+        async with await post() as stream:
             yield stream.response
 
     async def close(self) -> None:

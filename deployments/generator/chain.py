@@ -9,7 +9,8 @@ from typing import Protocol
 
 from deployments.core import config
 from deployments.core.errors import HeadraceError
-from deployments.core.types import Generation, Upstream
+from deployments.core.types import Generation
+from deployments.core.upstream import Upstream
 from deployments.generator.budget import Budget
 from deployments.generator.plan import Plan
 from deployments.generator.progress import Progress

@@ -5,7 +5,7 @@ from random import Random
 
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, Overloaded, Throttled, Unreachable
 from deployments.core.sections import Resilience
-from deployments.core.types import Contract, Upstream
+from deployments.core.upstream import Contract, Upstream
 from deployments.generator.budget import Budget
 from deployments.generator.standing import Call, Standings
 

@@ -3,7 +3,8 @@
 import msgspec
 
 from deployments.core.errors import HeadraceError, StreamInterrupted
-from deployments.core.types import Contract, Generation
+from deployments.core.types import Generation
+from deployments.core.upstream import Contract
 from deployments.generator.resumed import spoken
 from deployments.generator.sse import Piece, Seam
 

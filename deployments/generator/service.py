@@ -11,7 +11,8 @@ from deployments.core.config import Settings
 from deployments.core.follow import STOP_CHANNEL, receive
 from deployments.core.outbox import RETRY_S, Outbox
 from deployments.core.ports import Relay
-from deployments.core.types import Generation, Outcome, Upstream
+from deployments.core.types import Generation, Outcome
+from deployments.core.upstream import Upstream
 from deployments.core.valkey import connect
 from deployments.generator.backends import Backend
 from deployments.generator.chain import Chain

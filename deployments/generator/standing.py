@@ -7,7 +7,7 @@ from random import Random
 import msgspec
 
 from deployments.core.sections import Resilience
-from deployments.core.types import Upstream
+from deployments.core.upstream import Upstream
 from deployments.generator.breaker import Breaker
 
 DECAY_S = 10.0

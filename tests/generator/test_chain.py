@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from deployments.core import config
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded, StreamInterrupted
 from deployments.core.sections import Resilience
-from deployments.core.types import Contract, Generation, LogRef, Message, Sampling, Text, Upstream, Usage
+from deployments.core.types import Generation, LogRef, Message, Sampling, Text, Usage
+from deployments.core.upstream import Contract, Upstream
 from deployments.generator.chain import Chain
 from deployments.generator.sse import CallPiece, Piece
 

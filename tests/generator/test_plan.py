@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded, Throttled, Unreachable
 from deployments.core.sections import Resilience
-from deployments.core.types import Contract, Upstream
+from deployments.core.upstream import Contract, Upstream
 from deployments.generator.budget import Budget
 from deployments.generator.plan import Plan
 from deployments.generator.standing import Standings

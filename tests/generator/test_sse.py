@@ -1,7 +1,9 @@
 """The reader of a backend's event stream."""
 
 import json
+import tracemalloc
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -110,3 +112,33 @@ def test_text_in_front_of_what_is_no_answer_is_not_lost() -> None:
     assert reader.feed(good + b"data: {broken\n\n" + good).text == "one"
     with pytest.raises(BackendFailed):
         reader.feed(b"")
+
+
+def spoilt(chance: Random) -> bytes:
+    """A stream with a few bytes lost, doubled, changed or put in."""
+    stream = bytearray(STREAM)
+    for _ in range(chance.randint(1, 6)):
+        at, size = chance.randrange(len(stream)), chance.randint(1, 12)
+        part = bytes(stream[at : at + size])
+        stream[at : at + size] = chance.choice(
+            [b"", part * 2, chance.randbytes(size), b"\n\n", b"data: ", b"\r\n", b"\xef\xbb\xbf", b"{}", b"\x00"]
+        )
+    return bytes(stream)
+
+
+def test_a_thousand_spoilt_streams_give_pieces_or_a_typed_error_in_bounded_memory() -> None:
+    chance, failed = Random(14), 0
+    tracemalloc.start()
+    for _ in range(1000):
+        reader, stream, at = EventReader(), spoilt(chance), 0
+        try:
+            while at < len(stream):
+                size = chance.choice([1, 3, 50, 4096])
+                reader.feed(stream[at : at + size])
+                at += size
+        except BackendFailed:
+            failed += 1
+    most_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0 < failed < 1000
+    assert most_bytes < 20 << 20

@@ -120,15 +120,21 @@ def start(folder: Path, backend: Simulator | None, **settings: str) -> Stack:
         process = subprocess.Popen([sys.executable, "-m", "pipeline.cli", "serve"], env=environ, stdout=log, stderr=log, text=True)
     stack = Stack(port, folder, process, backend)
     started = time.monotonic()
-    while "\nready" not in path.read_text():
-        assert process.poll() is None, path.read_text()
-        assert time.monotonic() - started < START_S, path.read_text()
-        time.sleep(0.1)
+    try:
+        while "\nready" not in path.read_text():
+            assert process.poll() is None, path.read_text()
+            assert time.monotonic() - started < START_S, path.read_text()
+            time.sleep(0.1)
+    except AssertionError:
+        end(stack)
+        raise
     return stack
 
 
 def end(stack: Stack) -> list[psutil.Process]:
     """Ctrl-C; returns what is still alive of its processes."""
+    if stack.process.poll() is not None:
+        return []
     known = stack.processes()
     stack.process.send_signal(signal.SIGINT)
     stack.process.wait(60)
@@ -149,15 +155,53 @@ def upstream(spawn: Callable[..., Simulator]) -> Simulator:
     return spawn("--ttft-ms", "50", "--itl-ms", "20", "--tokens", "50")
 
 
+class Shared:
+    """The stack that tests share, one at a time: one that stands idle takes a fifth of a core, and memory, from the next."""
+
+    def __init__(self) -> None:
+        self._name, self._folder = "", Path()
+        self._stack: Stack | None = None
+
+    def run(self, name: str, make: Callable[[Path], Stack]) -> Stack:
+        """The stack of that name, which `make` starts with its state in a folder."""
+        self.only(name)
+        if self._stack is None:
+            self._name, self._folder = name, Path(tempfile.mkdtemp(prefix="hr-"))
+            self._stack = make(self._folder / "data")
+        return self._stack
+
+    def only(self, name: str) -> None:
+        """End the one that runs, if it is another."""
+        if self._stack and name != self._name:
+            ended, self._stack = self._stack, None
+            alive = end(ended)
+            shutil.rmtree(self._folder, ignore_errors=True)
+            assert alive == []
+
+
+_SHARED = pytest.StashKey[Shared]()
+
+
 @pytest.fixture(scope="session")
-def stack(upstream: Simulator) -> Iterator[Stack]:
+def shared(request: pytest.FixtureRequest) -> Iterator[Shared]:
+    """The stack that is running."""
+    request.session.stash[_SHARED] = Shared()
+    yield request.session.stash[_SHARED]
+    request.session.stash[_SHARED].only("")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """End what runs before anything that the test brings itself is started."""
+    running, names = item.session.stash.get(_SHARED, None), getattr(item, "fixturenames", ())
+    if running:
+        running.only(next((name for name in ("stack", "pair") if name in names), ""))
+
+
+@pytest.fixture
+def stack(shared: Shared, upstream: Simulator) -> Stack:
     """One stack for all tests that leave it as it was."""
-    path = Path(tempfile.mkdtemp(prefix="hr-"))
-    running = start(path / "data", upstream)
-    yield running
-    alive = end(running)
-    shutil.rmtree(path, ignore_errors=True)
-    assert alive == []
+    return shared.run("stack", lambda folder: start(folder, upstream))
 
 
 WORDS = [f"w{i}" for i in range(60)]
@@ -165,14 +209,13 @@ LEASE_S = 3.0
 """How long a gateway that died holds the key of an answer it had begun."""
 
 
-@pytest.fixture(scope="session")
-def pair(spawn: Callable[..., Simulator]) -> Iterator[Stack]:
+@pytest.fixture
+def pair(shared: Shared, spawn: Callable[..., Simulator]) -> Stack:
     """A stack with two gateways and two workers, parts of which tests kill."""
-    path = Path(tempfile.mkdtemp(prefix="hr-"))
-    backend = spawn("--ttft-ms", "50", "--itl-ms", "20", "--tokens", str(len(WORDS)))
-    twice = {f"HEADRACE_{stage}__SCALING__{bound}_REPLICAS": "2" for stage in ("GATEWAY", "WORKER") for bound in ("MIN", "MAX")}
-    running = start(path / "data", backend, HEADRACE_IDEMPOTENCY__LEASE_S=str(LEASE_S), **twice)
-    yield running
-    alive = end(running)
-    shutil.rmtree(path, ignore_errors=True)
-    assert alive == []
+
+    def make(folder: Path) -> Stack:
+        backend = spawn("--ttft-ms", "50", "--itl-ms", "20", "--tokens", str(len(WORDS)))
+        twice = {f"HEADRACE_{stage}__SCALING__{bound}_REPLICAS": "2" for stage in ("GATEWAY", "WORKER") for bound in ("MIN", "MAX")}
+        return start(folder, backend, HEADRACE_IDEMPOTENCY__LEASE_S=str(LEASE_S), **twice)
+
+    return shared.run("pair", make)
