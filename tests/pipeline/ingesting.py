@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deployments.core.config import Settings, Worker
+from deployments.core.config import Embedder, Settings, Worker
 from deployments.core.jobs import INGEST
 from deployments.core.ports import Embeds
 from deployments.core.store import open_store
 from deployments.core.types import Principal, Vectors
+from deployments.embedder.batching import encode
 from deployments.embedder.model import Encodes, load
 from deployments.retriever.service import Retriever
 from deployments.worker.work import Runner
@@ -21,13 +22,14 @@ from tests.fakes import FakeEmbeds, means, until
 
 
 class Encoding:
-    """The real model, in a thread of this process."""
+    """The real model, in a thread of this process, with batches as the embedder makes them."""
 
     def __init__(self, model: Encodes):
         self._model = model
+        self._limit_tokens = Embedder().batch_tokens
 
     async def embed(self, texts: Sequence[str], caller: Principal | None = None) -> Vectors:
-        return await asyncio.to_thread(self._model.encode, texts)
+        return await asyncio.to_thread(encode, self._model, texts, self._limit_tokens)
 
 
 def settings_in(folder: Path) -> Settings:
