@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -202,18 +203,13 @@ def _cut(row: dict[str, Any], settings: Settings) -> dict[str, Any]:
 
 async def _read(path: str, name: str, settings: Settings) -> Cut:
     try:
-        content = await asyncio.to_thread(_content, path)
+        content = await asyncio.to_thread(Path(path).read_bytes)
         document, chunks = await cut(settings, content, name, settings.retriever.chunk_tokens, tokens(settings))
     except OSError as error:
         return Cut(error=error.strerror or "cannot be read")
     except Unreadable as error:
         return Cut(error=error.message)
     return Cut(content, document.title, document.text, tuple(chunks))
-
-
-def _content(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 class _Embed:

@@ -212,7 +212,6 @@ class Flow:
             deadline_s=turn.deadline_s,
             quotes=tuple(excerpt.text for excerpt in chosen),
             toolbox=turn.toolbox,
-            contract=self.settings.generator.on_break,
         )
 
 

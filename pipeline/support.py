@@ -130,7 +130,8 @@ class Text:
     def __init__(self, passage: Passage):
         text = passage.chunk.text
         heading = Words("\n".join((passage.title, *passage.chunk.headings)))
-        sentences = [Words(sentence) for sentence in SENTENCE.split(text) if sentence.strip()]
+        parts = [text] if passage.chunk.attributes else SENTENCE.split(text)  # the fields of a record are said in one sentence
+        sentences = [Words(part) for part in parts if part.strip()]
         self._plain = plain(text)
         self._heading = heading.weights.keys()
         self._pairs = heading.pairs.union(*(sentence.pairs for sentence in sentences))

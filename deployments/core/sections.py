@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from deployments.core.upstream import Contract, Upstream
-
 PRIMARY = "primary"
 """The name of the backend that `generator.base_url` is, or the embedded one."""
+Contract = Literal["continue", "restart", "fail"]
+"""What is done where a backend breaks off within an answer; `generator.on_break` says what each means."""
 Precision = Literal["int8", "fp32"]
 
 
@@ -161,8 +161,8 @@ class Resilience(Section):
     longest_open_s: float = Field(default=60, gt=0, description="The longest that it is out, also where it asked for more (Retry-After).")
 
 
-class Fallback(Section):
-    """A model backend that is asked where those of a lower rank fail; of one rank the nearest and quickest is asked."""
+class Upstream(Section):
+    """A model backend. It is asked where those of a lower rank fail; of one rank the nearest and quickest is asked."""
 
     name: str = Field(min_length=1, max_length=64, description="What it is called in logs and metrics.")
     base_url: str = Field(description="An OpenAI-compatible endpoint.")
@@ -204,23 +204,21 @@ class Generator(Section):
         description="Where a backend breaks off within an answer: another one goes on behind it (`continue`), begins anew and what it "
         "says again is dropped (`restart`), or the answer fails (`fail`).",
     )
-    fallbacks: tuple[Fallback, ...] = Field(default=(), description="More backends.")
+    fallbacks: tuple[Upstream, ...] = Field(default=(), description="More backends, each of another name.")
     resilience: Resilience = Resilience()
 
     @property
     def upstreams(self) -> tuple[Upstream, ...]:
         """Every backend; the first is the embedded one where it has no address."""
-        first = Upstream(PRIMARY, self.base_url or "", self.model, PRIMARY, region=self.region)
-        others = (
-            Upstream(one.name, one.base_url, one.model, one.name, one.rank, one.weight, one.region, one.max_ongoing, one.continues)
-            for one in self.fallbacks
-        )
-        return (first, *others)
+        url, key = self.base_url or "", self.api_key
+        return (Upstream(name=PRIMARY, base_url=url, model=self.model, api_key=key, rank=0, region=self.region), *self.fallbacks)
 
-    def secret(self, name: str) -> str:
-        """The key of the backend of that name."""
-        keys = {PRIMARY: self.api_key} | {one.name: one.api_key for one in self.fallbacks}
-        return keys[name].get_secret_value()
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        names = [one.name for one in self.upstreams]
+        if len(set(names)) < len(names):
+            raise ValueError(f"generator.fallbacks: each has a name of its own, other than {PRIMARY!r}")
+        return self
 
     @property
     def quoting(self) -> bool:

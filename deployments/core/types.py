@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.core.filters import Filter, Value
-from deployments.core.upstream import Contract, Upstream
 
 Vectors = NDArray[np.float32]
 """Unit-length embeddings, shape (n, dimensions)."""
@@ -359,7 +358,6 @@ class Generation(msgspec.Struct, frozen=True):
     """One model call: the assembled prompt, the passages it may cite, and the log to write to.
 
     `deadline_s` is what is left of the turn's time, in seconds. Where there are `quotes`, best first, the answer consists of them.
-    `upstreams` are the backends that may answer; none are those of the settings.
     """
 
     log: LogRef
@@ -370,8 +368,6 @@ class Generation(msgspec.Struct, frozen=True):
     deadline_s: float
     quotes: tuple[str, ...] = ()
     toolbox: Toolbox = Toolbox()
-    upstreams: tuple[Upstream, ...] = ()
-    contract: Contract = "continue"
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from deployments.core import config
 from deployments.core.errors import HeadraceError
+from deployments.core.sections import Contract, Upstream
 from deployments.core.types import Generation
-from deployments.core.upstream import Upstream
 from deployments.generator.budget import Budget
 from deployments.generator.plan import Plan
 from deployments.generator.progress import Progress
@@ -37,8 +37,9 @@ class Chain:
 
     def __init__(self, connect: Callable[[Upstream], Streams], settings: config.Generator, random: Random):
         self._connect, self._settings, self._random = connect, settings.resilience, random
-        self._default, self._region = settings.upstreams, settings.region
-        self._clients: dict[Upstream, Streams] = {}
+        self._upstreams, self._region = settings.upstreams, settings.region
+        self._contract: Contract = settings.on_break
+        self._clients: dict[str, Streams] = {}
         self._standings, self._budget = Standings(self._settings), Budget(self._settings)
 
     async def stream(self, generation: Generation) -> AsyncGenerator[Piece]:
@@ -49,9 +50,8 @@ class Chain:
         """
         now = asyncio.get_running_loop().time
         until = now() + generation.deadline_s
-        progress = Progress(generation)
-        upstreams = generation.upstreams or self._default
-        plan = Plan(upstreams, self._settings, self._standings, self._budget, self._random, until, self._region)
+        progress = Progress(generation, self._contract)
+        plan = Plan(self._upstreams, self._settings, self._standings, self._budget, self._random, until, self._region)
         while True:
             call = plan.begin(now())
             try:
@@ -78,6 +78,6 @@ class Chain:
         await asyncio.gather(*(client.close() for client in self._clients.values()))
 
     def _client(self, upstream: Upstream) -> Streams:
-        if upstream not in self._clients:
-            self._clients[upstream] = self._connect(upstream)
-        return self._clients[upstream]
+        if upstream.name not in self._clients:
+            self._clients[upstream.name] = self._connect(upstream)
+        return self._clients[upstream.name]

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from random import Random
 
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, Overloaded, Throttled, Unreachable
-from deployments.core.sections import Resilience
-from deployments.core.upstream import Contract, Upstream
+from deployments.core.sections import Contract, Resilience, Upstream
 from deployments.generator.budget import Budget
 from deployments.generator.standing import Call, Standings
 
@@ -46,10 +45,11 @@ class Plan:
 
         Where the answer has begun, the contract decides.
         """
-        call.end(now, False if _blames(error) else None)
+        failed = _blames(error) and now < self._until  # a caller in a hurry says nothing of the backend
+        call.end(now, False if failed else None)
         self._cool(call, error, now)
         self._last = error
-        if not _blames(error) or len(self._asked) >= self._settings.attempts or contract == "fail":
+        if not failed or len(self._asked) >= self._settings.attempts or contract == "fail":
             raise error
         if contract == "continue":
             self._upstreams = tuple(one for one in self._upstreams if one.continues)

@@ -3,8 +3,8 @@
 import msgspec
 
 from deployments.core.errors import HeadraceError, StreamInterrupted
+from deployments.core.sections import Contract
 from deployments.core.types import Generation
-from deployments.core.upstream import Contract
 from deployments.generator.resumed import spoken
 from deployments.generator.sse import Piece, Seam
 
@@ -12,14 +12,14 @@ from deployments.generator.sse import Piece, Seam
 class Progress:
     """What the model has said, and what the next backend is to do about it.
 
-    `shown` is what it is shown of the answer, to go on behind it. Under the contract `restart` it is shown nothing, and has to say the
-    same again, which is dropped.
+    `promised` is the contract of an answer that has begun. `shown` is what the next backend is shown of the answer, to go on behind it.
+    Under `restart` that is nothing, and it has to say the same again, which is dropped.
     """
 
-    def __init__(self, generation: Generation):
+    def __init__(self, generation: Generation, promised: Contract):
         self.shown = self._said = spoken(generation.log.written)
         self.over = False
-        self._promised: Contract = generation.contract
+        self._promised: Contract = promised
         self._whole = generation.sampling.json_object
         self._called = False
         self._again = ""

@@ -11,8 +11,8 @@ from deployments.core.config import Settings
 from deployments.core.follow import STOP_CHANNEL, receive
 from deployments.core.outbox import RETRY_S, Outbox
 from deployments.core.ports import Relay
+from deployments.core.sections import Upstream
 from deployments.core.types import Generation, Outcome
-from deployments.core.upstream import Upstream
 from deployments.core.valkey import connect
 from deployments.generator.backends import Backend
 from deployments.generator.chain import Chain
@@ -40,7 +40,7 @@ class Generator:
         """A client of a backend; one without an address is the embedded one."""
         if self._llama and not upstream.base_url:
             return Backend(self._llama.base_url, self._llama.api_key, upstream.model, self._settings)
-        return Backend(upstream.base_url, self._settings.secret(upstream.key), upstream.model, self._settings)
+        return Backend(upstream.base_url, upstream.api_key.get_secret_value(), upstream.model, self._settings)
 
     async def ping(self) -> None:
         """Answer."""

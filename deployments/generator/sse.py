@@ -99,7 +99,7 @@ class EventReader:
         self._failure: BackendFailed | None = None
 
     def feed(self, received: bytes) -> Piece:
-        """What these bytes complete, as one piece; text in front of what is no answer comes first."""
+        """What these bytes complete, as one piece; what stands in front of what is no answer comes first."""
         if self._failure:
             raise self._failure
         lines = (self._rest + received).split(b"\n")
@@ -126,7 +126,7 @@ class EventReader:
             try:
                 chunk = _parse(data)
             except BackendFailed as error:
-                if not texts:
+                if not (texts or calls or reason):
                     raise
                 self._failure = error
                 break

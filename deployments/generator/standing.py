@@ -1,13 +1,12 @@
 """How the backends of this process are doing, and which of them is asked next; sans-I/O, times in seconds of any steady clock."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from random import Random
 
 import msgspec
 
-from deployments.core.sections import Resilience
-from deployments.core.upstream import Upstream
+from deployments.core.sections import Resilience, Upstream
 from deployments.generator.breaker import Breaker
 
 DECAY_S = 10.0
@@ -49,10 +48,7 @@ class Standings:
         return self._known.setdefault(name, Standing(self._settings))
 
     def choose(self, upstreams: Sequence[Upstream], region: str, now: float, random: Random) -> Upstream | None:
-        """The next to ask: of the first rank, then of the nearest region, then the better of two drawn by weight; None where all are out.
-
-        `upstreams` are in order of preference where their rank is the same and none is measured.
-        """
+        """The next to ask: of the first rank, then of the nearest region, then the better of two drawn by weight; None if all are out."""
         free = [one for one in upstreams if self.of(one.name).breaker.allows(now) and self.of(one.name).ongoing < one.max_ongoing]
         if not free:
             return None
@@ -61,10 +57,6 @@ class Standings:
         first = _drawn(peers, random)
         second = _drawn([one for one in peers if one is not first] or peers, random)
         return min(first, second, key=lambda one: self.of(one.name).cost)
-
-    def states(self, now: float) -> Mapping[str, str]:
-        """The state of each breaker."""
-        return {name: standing.breaker.state(now) for name, standing in self._known.items()}
 
 
 def _drawn(upstreams: Sequence[Upstream], random: Random) -> Upstream:

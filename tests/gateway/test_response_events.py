@@ -31,7 +31,6 @@ from deployments.core.types import (
     Principal,
     Searched,
     Searching,
-    Switched,
     Text,
     Usage,
 )  # fmt: skip
@@ -393,15 +392,3 @@ def test_however_a_log_is_read_its_events_are_the_same(log: list[Delta], cuts: l
     added = [event["output_index"] for event in told if event["type"] == "response.output_item.added"]
     done = [event["output_index"] for event in told if event["type"] == "response.output_item.done"]
     assert added == sorted(done) == list(range(len(told[-1]["response"]["output"])))
-
-
-def test_who_asked_for_it_is_told_where_another_backend_took_over() -> None:
-    log = finished([Opened(0), Text(1, "one "), Switched(2, "backend_error"), Text(3, "two")])
-    silent = encode(planned(), log)[1]
-    assert not any("failover" in event.type for event in silent)
-    plan = msgspec.structs.replace(planned(), seams=True)
-    told = ResponseEvents(plan.snapshot, seams=plan.seams)
-    events = [*told.start(), *told.feed(log)]
-    (seam,) = [event for event in read(events) if event["type"] == "headrace:failover"]
-    assert seam == {"type": "headrace:failover", "sequence_number": seam["sequence_number"], "code": "backend_error"}
-    assert [event["sequence_number"] for event in read(events)] == list(range(len(events)))

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from deployments.core import config
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded, StreamInterrupted
-from deployments.core.sections import Resilience
+from deployments.core.sections import Contract, Resilience, Upstream
 from deployments.core.types import Generation, LogRef, Message, Sampling, Text, Usage
-from deployments.core.upstream import Contract, Upstream
 from deployments.generator.chain import Chain
 from deployments.generator.sse import CallPiece, Piece
 
@@ -43,14 +42,15 @@ class Scripted:
         """Nothing is open."""
 
 
-def asked(count: int, contract: Contract = "continue", **sampling: bool) -> Generation:
-    upstreams = tuple(Upstream(str(number), "u", "m", rank=number) for number in range(count))
+def asked(**sampling: bool) -> Generation:
     log = LogRef("r", "t", (), record=False)
-    return Generation(log, (Message("user", "?"),), Sampling(**sampling), (), (), 5, upstreams=upstreams, contract=contract)  # pyright: ignore[reportArgumentType]
+    return Generation(log, (Message("user", "?"),), Sampling(**sampling), (), (), 5)  # pyright: ignore[reportArgumentType]
 
 
-async def run(backends: list[Scripted], generation: Generation) -> list[Piece]:
-    chain = Chain(lambda one: backends[int(one.name)], config.Generator(resilience=FAST), Random(0))
+async def run(backends: list[Scripted], generation: Generation, contract: Contract = "continue") -> list[Piece]:
+    fallbacks = tuple(Upstream(name=str(number), base_url="u", model="m", rank=number) for number in range(1, len(backends)))
+    settings = config.Generator(resilience=FAST, fallbacks=fallbacks, on_break=contract)
+    chain = Chain(lambda one: backends[one.rank], settings, Random(0))
     return [piece async for piece in chain.stream(generation)]
 
 
@@ -68,7 +68,7 @@ async def test_wherever_backends_break_off_nothing_is_lost_or_said_twice(
     breaks: list[int], contract: Contract, error: HeadraceError, seed: int
 ) -> None:
     backends = [*(Scripted(breaks=at, error=error, seed=seed + at) for at in breaks), Scripted(seed=seed)]
-    pieces = await run(backends, asked(len(backends), contract))
+    pieces = await run(backends, asked(), contract)
     assert text(pieces) == ANSWER
     assert pieces[-1].done
     assert sum(piece.seam is not None for piece in pieces) <= len(breaks)
@@ -76,10 +76,10 @@ async def test_wherever_backends_break_off_nothing_is_lost_or_said_twice(
 
 
 async def test_a_seam_tells_why_and_what_the_next_backend_was_shown() -> None:
-    pieces = await run([Scripted(breaks=20, error=DeadlineExceeded("stalled")), Scripted()], asked(2))
+    pieces = await run([Scripted(breaks=20, error=DeadlineExceeded("stalled")), Scripted()], asked())
     (seam,) = [piece.seam for piece in pieces if piece.seam]
     assert (seam.code, seam.shown) == ("deadline_exceeded", ANSWER[:20])
-    pieces = await run([Scripted(breaks=20), Scripted()], asked(2, "restart"))
+    pieces = await run([Scripted(breaks=20), Scripted()], asked(), "restart")
     (seam,) = [piece.seam for piece in pieces if piece.seam]
     assert (seam.code, seam.shown) == ("backend_error", "")
 
@@ -87,16 +87,16 @@ async def test_a_seam_tells_why_and_what_the_next_backend_was_shown() -> None:
 async def test_a_backend_that_begins_anew_and_says_something_else_ends_the_answer() -> None:
     for other in ("The tailrace leads it away.", ANSWER[:10]):
         with pytest.raises(StreamInterrupted):
-            await run([Scripted(breaks=20), Scripted(other)], asked(2, "restart"))
+            await run([Scripted(breaks=20), Scripted(other)], asked(), "restart")
 
 
 @pytest.mark.parametrize(("contract", "json"), [("fail", False), ("continue", True), ("restart", True)])
 async def test_an_answer_that_may_not_be_gone_on_with_fails(contract: Contract, json: bool) -> None:
     backends = [Scripted(breaks=20), Scripted()]
     with pytest.raises(BackendFailed):
-        await run(backends, asked(2, contract, json_object=json))
+        await run(backends, asked(json_object=json), contract)
     assert backends[1].shown == []
-    assert text(await run([Scripted(breaks=0), Scripted()], asked(2, contract, json_object=json))) == ANSWER
+    assert text(await run([Scripted(breaks=0), Scripted()], asked(json_object=json), contract)) == ANSWER
 
 
 async def test_the_call_of_a_function_is_not_made_twice() -> None:
@@ -106,7 +106,7 @@ async def test_the_call_of_a_function_is_not_made_twice() -> None:
             raise BackendFailed("broke")
 
     with pytest.raises(BackendFailed):
-        await run([Calling(), Scripted()], asked(2))
+        await run([Calling(), Scripted()], asked())
 
 
 async def test_an_answer_of_which_only_the_end_of_the_stream_is_missing_is_whole() -> None:
@@ -116,13 +116,13 @@ async def test_an_answer_of_which_only_the_end_of_the_stream_is_missing_is_whole
             yield Piece(reason="stop")
             raise BackendFailed("no [DONE]")
 
-    assert text(await run([Endless(), Scripted()], asked(2))) == ANSWER
+    assert text(await run([Endless(), Scripted()], asked())) == ANSWER
 
 
 async def test_a_log_that_was_begun_is_gone_on_with_from_the_first_attempt() -> None:
-    before = asked(2)
+    before = asked()
     log = LogRef("r", "t", (), record=False, written=(Text(0, ANSWER[:30]),))
-    generation = Generation(log, before.messages, before.sampling, (), (), 5, upstreams=before.upstreams)
+    generation = Generation(log, before.messages, before.sampling, (), (), 5)
     backends = [Scripted(breaks=10), Scripted()]
     assert text(await run(backends, generation)) == ANSWER[30:]
     assert [backend.shown for backend in backends] == [[ANSWER[:30]], [ANSWER[:40]]]
@@ -131,5 +131,5 @@ async def test_a_log_that_was_begun_is_gone_on_with_from_the_first_attempt() -> 
 async def test_what_the_caller_did_wrong_is_told_at_once() -> None:
     backends = [Scripted(breaks=0, error=InvalidRequest("wrong")), Scripted()]
     with pytest.raises(InvalidRequest):
-        await run(backends, asked(2))
+        await run(backends, asked())
     assert backends[1].shown == []

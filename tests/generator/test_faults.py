@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -13,7 +13,7 @@ import pytest
 
 from deployments.core import config
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError
-from deployments.core.sections import Fallback, Resilience
+from deployments.core.sections import Resilience, Upstream
 from deployments.core.types import Generation, LogRef, Message, Sampling
 from deployments.generator.backends import Backend
 from deployments.generator.chain import Chain
@@ -91,7 +91,7 @@ class Asked:
     """A chain of a bad backend and a good one, and how it fared."""
 
     def __init__(self, bad: str, good: str):
-        fallbacks = (Fallback(name="good", base_url=good, model="sim"),)
+        fallbacks = (Upstream(name="good", base_url=good, model="sim"),)
         resilience = Resilience(open_s=1)
         self.settings = config.Generator(
             base_url=bad,
@@ -112,8 +112,8 @@ class Asked:
         await asyncio.gather(*(self._some(numbers) for _ in range(AT_ONCE)))
         await self.chain.close()
 
-    async def _some(self, numbers: "AsyncIterator[int] | object") -> None:
-        for number in numbers:  # type: ignore[attr-defined]
+    async def _some(self, numbers: Iterator[int]) -> None:
+        for number in numbers:
             log = LogRef(f"r{number}", "t", (), record=False)
             text, seams, began, last = "", list[Seam](), time.monotonic(), 0.0
             try:

@@ -1,20 +1,28 @@
 """Who is asked, how often, and when: the plan of a call, its budget, and how the backends stand."""
 
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from deployments.core import config
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded, Throttled, Unreachable
-from deployments.core.sections import Resilience
-from deployments.core.upstream import Contract, Upstream
+from deployments.core.sections import Contract, Resilience, Upstream
 from deployments.generator.budget import Budget
 from deployments.generator.plan import Plan
 from deployments.generator.standing import Standings
 
 SETTINGS = Resilience()
-A, B, C = (Upstream(name, f"http://{name}", "m", rank=rank) for name, rank in (("a", 0), ("b", 1), ("c", 2)))
+
+
+def backend(name: str, rank: int = 0, **others: Any) -> Upstream:
+    return Upstream(name=name, base_url=f"http://{name}", model="m", rank=rank, **others)
+
+
+A, B, C = backend("a"), backend("b", 1), backend("c", 2)
 BROKEN = BackendFailed("broken")
 
 
@@ -69,7 +77,7 @@ def test_what_is_not_the_backends_fault_is_final_and_not_held_against_it(error: 
 def test_attempts_are_bounded() -> None:
     world = World()
     with pytest.raises(BackendFailed):
-        world.run(world.plan(*(Upstream(str(n), "u", "m") for n in range(9))), [BROKEN] * 9)
+        world.run(world.plan(*(backend(str(n)) for n in range(9))), [BROKEN] * 9)
     assert sum(standing.breaker.allows(0) for standing in map(world.standings.of, "012345678")) == 9
 
 
@@ -79,6 +87,17 @@ def test_nothing_is_begun_that_cannot_end_in_time() -> None:
         world.run(world.plan(A, until=0.06), [BROKEN])
     with pytest.raises(BackendFailed):
         world.run(world.plan(A, B, until=0.04), [BROKEN])
+
+
+def test_a_caller_in_a_hurry_says_nothing_of_a_backend() -> None:
+    world = World()
+    for _ in range(50):
+        plan = world.plan(A, B, until=1)
+        call = plan.begin(world.now)
+        world.now += 1
+        with pytest.raises(DeadlineExceeded):
+            plan.failed(call, DeadlineExceeded("late"), world.now, None)
+    assert world.run(world.plan(A, B), [None]) == ["a"]
 
 
 def test_a_short_pause_that_a_backend_asks_for_is_waited_for_and_a_long_one_goes_elsewhere_or_fails() -> None:
@@ -106,7 +125,7 @@ def test_once_a_backend_is_out_nobody_asks_it_until_one_call_tries_it() -> None:
 
 
 def test_a_broken_answer_keeps_to_its_contract() -> None:
-    deaf = Upstream("deaf", "u", "m", rank=1, continues=False)
+    deaf = backend("deaf", 1, continues=False)
     world = World()
     assert world.run(world.plan(A, deaf, C), [BROKEN, None], "continue") == ["a", "c"]
     assert world.run(world.plan(A, deaf, C), [BROKEN, None], "restart") == ["a", "deaf"]
@@ -115,7 +134,7 @@ def test_a_broken_answer_keeps_to_its_contract() -> None:
 
 
 def test_of_one_rank_the_nearest_and_then_the_quickest_is_asked() -> None:
-    near, far, farther = (Upstream(name, "u", "m", region=name) for name in ("near", "far", "farther"))
+    near, far, farther = (backend(name, region=name) for name in ("near", "far", "farther"))
     world = World(Resilience(spare_retries=100, most_retries=100, failures=100, window=100))
     for one, took_s in ((near, 0.9), (far, 0.1), (farther, 0.4)):
         world.standings.of(one.name).answered(0, took_s)
@@ -125,12 +144,18 @@ def test_of_one_rank_the_nearest_and_then_the_quickest_is_asked() -> None:
 
 
 def test_a_backend_takes_no_more_than_it_may() -> None:
-    small = Upstream("small", "u", "m", max_ongoing=1)
+    small = backend("small", max_ongoing=1)
     world = World()
     first = world.plan(small, B).begin(0)
     assert world.run(world.plan(small, B), [None]) == ["b"]
     first.leave(0)
     assert world.run(world.plan(small, B), [None]) == ["small"]
+
+
+def test_backends_of_one_name_are_refused() -> None:
+    for names in (["b", "b"], ["primary"]):
+        with pytest.raises(ValidationError, match="name of its own"):
+            config.Generator(fallbacks=tuple(backend(name) for name in names))
 
 
 def test_a_peak_counts_at_once_and_fades() -> None:

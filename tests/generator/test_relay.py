@@ -13,7 +13,7 @@ from deployments.core.errors import Overloaded, StreamInterrupted
 from deployments.core.follow import Follower, Hub
 from deployments.core.outbox import Outbox
 from deployments.core.ports import Relay
-from deployments.core.sections import Fallback, Resilience
+from deployments.core.sections import Resilience, Upstream
 from deployments.core.types import (
     Called,
     Citation,
@@ -65,7 +65,7 @@ async def relays(valkey: Redis, upstream: Simulator) -> AsyncIterator[Callable[.
             model=model,
             first_token_timeout_s=5,
             inter_token_timeout_s=0.3,
-            fallbacks=tuple(Fallback(name=other, base_url=upstream.url, model=other) for other in others),
+            fallbacks=tuple(Upstream(name=other, base_url=upstream.url, model=other) for other in others),
             resilience=Resilience(attempts=1 + len(others)),
         )
         chains.append(Chain(lambda one: Backend(upstream.url, "key", one.model, settings), settings, Random(0)))

@@ -208,3 +208,14 @@ def test_any_text_gives_the_same_in_one_piece_and_in_many(text: str, data: st.Da
 @given(st.text(alphabet=st.sampled_from("ab. ]\n#|*-,^!? \u00e9\U0001f600"), max_size=80))
 def test_text_without_markers_and_support_comes_out_as_it_went_in(text: str):
     assert run(text) == (text, [])
+
+
+def test_a_record_that_is_quoted_is_cited() -> None:
+    fields = {"anvil": "Hult", "gearwheel": "Nyman"}
+    texts = [f"part: {part}\nsupplier: {supplier}\nprice: {number}.5" for number, (part, supplier) in enumerate(fields.items(), 70)]
+    chunks = [Chunk(number, text, (), 0, len(text), 9, {"supplier": "known"}) for number, text in enumerate(texts)]
+    found = [Passage("f", "parts.csv", "parts", chunk, 0.6, 0.6, {}, 0) for chunk in chunks]
+    for number, text in enumerate(texts):
+        relay = CitationFilter(found, ["u0", "u1"])
+        said = [*relay.feed(text.replace("\n", ", ")), *relay.flush()]
+        assert [one.url for one in said if isinstance(one, Citation)] == [f"u{number}"]
