@@ -39,11 +39,11 @@ class Corpus:
         uploaded = await self._client.files.create(file=(Path(path).name, content), purpose="assistants")
         await self._client.vector_stores.files.create(self.store_id, file_id=uploaded.id, attributes={"path": path})
         self.pages[path] = uploaded.id, text
-        if added := lines_of(text, but=before):
-            while not await self._found(path, added[0]):
-                assert time.monotonic() - began < 60, f"{path} is not found: {added[0]}"
-                await asyncio.sleep(0.05)
-            self.took_s.append(time.monotonic() - began)
+        added = lines_of(text, but=before)
+        while not await (self._found(path, added[0]) if added else self._completed(uploaded.id)):
+            assert time.monotonic() - began < 60, f"{path} is not found: {added[:1]}"
+            await asyncio.sleep(0.05)
+        self.took_s.append(time.monotonic() - began)
         if before_id:
             await self._client.files.delete(before_id)
             await self._gone(path, lines_of(before, but=text))
@@ -57,6 +57,10 @@ class Corpus:
     async def _gone(self, path: str, lines: Sequence[str]) -> None:
         if lines:
             assert not await self._found(path, lines[0]), f"{path} still says: {lines[0]}"
+
+    async def _completed(self, file_id: str) -> bool:
+        """Whether a page is ingested; of one whose markup alone has changed no search can tell."""
+        return (await self._client.vector_stores.files.retrieve(file_id, vector_store_id=self.store_id)).status == "completed"
 
     async def _found(self, path: str, line: str) -> bool:
         results = await self._client.vector_stores.search(
