@@ -25,6 +25,8 @@ from deployments.worker.work import Means, Reason, Rejected
 
 _SLICE_TEXTS = 64
 """Passages embedded in one call: what fits a handle message, and the most that is lost when the embedder dies."""
+_SLICES_AT_ONCE = 2
+"""Of one file: a long one keeps two embedders at work."""
 
 WINDOW_TOKENS = MAX_TOKENS - 2
 """What the embedder reads of a title path with its text: two of its tokens are special."""
@@ -53,8 +55,8 @@ class Ingest:
     settings: Settings
     embeds: Embeds
     retrieves: Retrieves
-    at_once: int = 2
-    """Two: one file is read and written while another is embedded, and two embedders have work."""
+    at_once: int = 3
+    """Three: two embedders have work while one file is read and written."""
 
     @property
     def lease_s(self) -> float:
@@ -114,8 +116,11 @@ class Ingest:
 
     async def _embed(self, title: str, chunks: Sequence[Chunk]) -> Vectors:
         texts = [embedded_text(title, one) for one in chunks]
-        slices = [await self.embeds.embed(texts[at : at + _SLICE_TEXTS]) for at in range(0, len(texts), _SLICE_TEXTS)]
-        return np.concatenate(slices)
+        slices = [texts[at : at + _SLICE_TEXTS] for at in range(0, len(texts), _SLICE_TEXTS)]
+        vectors = list[Vectors]()
+        for at in range(0, len(slices), _SLICES_AT_ONCE):
+            vectors += await asyncio.gather(*map(self.embeds.embed, slices[at : at + _SLICES_AT_ONCE]))
+        return np.concatenate(vectors)
 
     @cached_property
     def _tokens(self) -> Tokens:

@@ -262,7 +262,7 @@ class Served:
             thread.join()
 
 
-async def until(observe: Callable[[], object], *, equals: object = True, within_s: float = 10) -> None:
+async def until(observe: Callable[[], object], *, equals: object = True, within_s: float = 10, every_s: float = 0.005) -> None:
     """Wait until what is observed is as expected."""
     seen: object = None
     try:
@@ -273,6 +273,6 @@ async def until(observe: Callable[[], object], *, equals: object = True, within_
                     seen = await seen
                 if seen == equals:
                     return
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(every_s)
     except TimeoutError:
         raise AssertionError(f"{seen!r} did not become {equals!r} within {within_s} s") from None

@@ -44,7 +44,7 @@ async def work(settings: Settings, embeds: Embeds) -> None:
     running = asyncio.create_task(runner.run())
     sys.stdout.write("begun\n")
     sys.stdout.flush()
-    await until(store.jobs.backlog, equals=0, within_s=3600)
+    await until(store.jobs.backlog, equals=0, within_s=3600, every_s=0.1)
     runner.stop()
     await running
     await store.close()
