@@ -170,7 +170,7 @@ class Upstream(Section):
     api_key: SecretStr = Field(default=SecretStr("none"), description="Its bearer key.")
     rank: int = Field(default=1, ge=0, description="Lower ranks are asked first; `generator.base_url` has rank 0.")
     weight: float = Field(default=1, gt=0, description="How often it is drawn among those of its rank.")
-    region: str = Field(default="", description="Where it is; those in `generator.region` are asked first.")
+    region: str = Field(default="", description="Where it is; those in `generator.region` are asked first, then those near to it.")
     max_ongoing: int = Field(default=1 << 20, ge=1, description="Calls of one generator that it takes at once.")
     continues: bool = Field(default=True, description="Whether it goes on with a last message of the assistant, as vLLM and llama.cpp do.")
 
@@ -199,6 +199,7 @@ class Generator(Section):
     first_token_timeout_s: float = Field(default=60, gt=0, description="Longest wait for the backend's first token.")
     inter_token_timeout_s: float = Field(default=30, gt=0, description="Longest pause between two tokens.")
     region: str = Field(default="", description="Where this is; backends of the same region are asked first.")
+    near: tuple[str, ...] = Field(default=(), description="Other regions, the nearest first; those that are not named come last.")
     on_break: Contract = Field(
         default="continue",
         description="Where a backend breaks off within an answer: another one goes on behind it (`continue`), begins anew and what it "
@@ -212,6 +213,11 @@ class Generator(Section):
         """Every backend; the first is the embedded one where it has no address."""
         url, key = self.base_url or "", self.api_key
         return (Upstream(name=PRIMARY, base_url=url, model=self.model, api_key=key, rank=0, region=self.region), *self.fallbacks)
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Regions in the order they are asked, the own one first; none where all are alike."""
+        return (self.region, *self.near) if self.region else self.near
 
     @model_validator(mode="after")
     def _named(self) -> Self:

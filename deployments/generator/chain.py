@@ -37,7 +37,7 @@ class Chain:
 
     def __init__(self, connect: Callable[[Upstream], Streams], settings: config.Generator, random: Random):
         self._connect, self._settings, self._random = connect, settings.resilience, random
-        self._upstreams, self._region = settings.upstreams, settings.region
+        self._upstreams, self._regions = settings.upstreams, settings.regions
         self._contract: Contract = settings.on_break
         self._clients: dict[str, Streams] = {}
         self._standings, self._budget = Standings(self._settings), Budget(self._settings)
@@ -51,7 +51,7 @@ class Chain:
         now = asyncio.get_running_loop().time
         until = now() + generation.deadline_s
         progress = Progress(generation, self._contract)
-        plan = Plan(self._upstreams, self._settings, self._standings, self._budget, self._random, until, self._region)
+        plan = Plan(self._upstreams, self._settings, self._standings, self._budget, self._random, until, self._regions)
         while True:
             call = plan.begin(now())
             try:

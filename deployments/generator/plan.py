@@ -23,11 +23,11 @@ class Plan:
         budget: Budget,
         random: Random,
         until: float,
-        region: str = "",
+        regions: Sequence[str] = (),
     ):
         self._upstreams, self._settings = tuple(upstreams), settings
         self._standings, self._budget, self._random = standings, budget, random
-        self._until, self._region = until, region
+        self._until, self._regions = until, regions
         self._asked: list[str] = []
         self._last: HeadraceError | None = None
         budget.call()
@@ -68,7 +68,7 @@ class Plan:
         return self._fresh(now) or self._choose(self._upstreams, now)
 
     def _choose(self, upstreams: Sequence[Upstream], now: float) -> Upstream | None:
-        return self._standings.choose(upstreams, self._region, now, self._random)
+        return self._standings.choose(upstreams, self._regions, now, self._random)
 
     def _pause(self, error: HeadraceError) -> float:
         """Exponential with jitter (Brooker, AWS 2015), or what the backend asked for if it is not longer than any pause may be."""

@@ -33,8 +33,8 @@ class World:
         self.settings, self.standings, self.budget = settings, Standings(settings), Budget(settings)
         self.random, self.now = Random(seed), 0.0
 
-    def plan(self, *upstreams: Upstream, until: float = 60, region: str = "") -> Plan:
-        return Plan(upstreams, self.settings, self.standings, self.budget, self.random, self.now + until, region)
+    def plan(self, *upstreams: Upstream, until: float = 60, regions: tuple[str, ...] = ()) -> Plan:
+        return Plan(upstreams, self.settings, self.standings, self.budget, self.random, self.now + until, regions)
 
     def run(self, plan: Plan, errors: list[HeadraceError | None], contract: Contract | None = None) -> list[str]:
         """The names that are asked while calls end with these errors; None ends well."""
@@ -138,9 +138,11 @@ def test_of_one_rank_the_nearest_and_then_the_quickest_is_asked() -> None:
     world = World(Resilience(spare_retries=100, most_retries=100, failures=100, window=100))
     for one, took_s in ((near, 0.9), (far, 0.1), (farther, 0.4)):
         world.standings.of(one.name).answered(0, took_s)
-    assert world.run(world.plan(near, far, farther, region="near"), [None]) == ["near"]
-    assert {world.run(world.plan(near, far, farther, region="near"), [BROKEN, None])[1] for _ in range(20)} == {"far"}
+    assert world.run(world.plan(near, far, farther, regions=("near",)), [None]) == ["near"]
+    assert {world.run(world.plan(near, far, farther, regions=("near",)), [BROKEN, None])[1] for _ in range(20)} == {"far"}
+    assert world.run(world.plan(farther, far, regions=("near", "far")), [None]) == ["far"]
     assert {world.run(world.plan(far, farther), [None])[0] for _ in range(20)} == {"far"}
+    assert world.run(world.plan(farther, far, regions=("near", "far")), [None]) == ["far"]
 
 
 def test_a_backend_takes_no_more_than_it_may() -> None:
