@@ -10,9 +10,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from hashlib import blake2b
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from lancedb.query import MatchQuery
@@ -30,7 +32,7 @@ from deployments.retriever.index_rows import READ, attribute_columns, checked, h
 from deployments.retriever.index_tables import DAMAGE, Tables, append, dimensions_of, index_words, merge, remove
 from deployments.retriever.index_upkeep import Upkeep
 from deployments.retriever.recall import Recall, Results, State, asked
-from deployments.retriever.search import Hit, terms
+from deployments.retriever.search import terms
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,9 @@ RETRY_S = 5.0
 PROBES = 16
 """Partitions of an index of vectors that are read; under a condition, as many more as it takes to find `limit` rows that meet it."""
 SETTLES = 4
-"""Searches made anew, at most, to have both legs see one version of a table that is written to."""
+"""Searches made anew, at most, to have all of their steps see one version of a table that is written to."""
+READS = 20
+"""The same where rows that were found are gone before they are read."""
 LARGE_ROWS = 64
 """Files of more passages are prepared in a thread, so that searches are not kept waiting."""
 
@@ -264,40 +268,59 @@ class Shelf:
         return Place(self._folder / name_of(store_id))
 
 
-async def _settled(table: AsyncTable, query: Callable[[], Awaitable[list[pa.Table]]], version: int) -> tuple[list[pa.Table], int | None]:
-    """What both searches found in one version of the table, which is returned as well; None where it changes faster than it is read.
+class Found(msgspec.Struct, frozen=True):
+    """What both searches of a table found: ids of rows, best first, and what the text search gave them; and all these rows, once each."""
 
-    Each of them reads what is committed when it begins: in between, somebody may have replaced a file.
+    nearest: list[int]
+    matching: dict[int, float]
+    rows: pa.Table
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the rows were still there when they were read."""
+        return self.rows.num_rows == len({*self.nearest, *self.matching})
+
+
+async def _settled(table: AsyncTable, query: Callable[[], Awaitable[Found]], version: int) -> tuple[Found, int | None]:
+    """What was found in one version of the table, which is returned as well; None where it changes faster than it is read.
+
+    Each step of a query reads what is committed when it begins: in between, somebody may have replaced a file.
     """
     found = await query()
-    for _ in range(SETTLES):
+    for attempt in range(READS):
         if (now := await table.version()) == version:
             return found, version
+        if attempt >= SETTLES and found.whole:
+            break
         found, version = await query(), now
     return found, None
 
 
-async def _query(table: AsyncTable, query: NDArray[np.float32], wanted: str, columns: list[str], limit: int, where: Any) -> list[pa.Table]:
-    near = table.query().nearest_to(query).distance_type("dot").nprobes(PROBES)
-    near = near.select([*columns, "_distance"]).limit(limit)
-    match = table.query().nearest_to_text(cast(Any, MatchQuery)(wanted, "words")).select([*columns, "_score"]).limit(limit)
+async def _query(table: AsyncTable, query: NDArray[np.float32], wanted: str, columns: list[str], limit: int, where: Any) -> Found:
+    near = table.query().nearest_to(query).distance_type("dot").nprobes(PROBES).select(["_distance"]).with_row_id().limit(limit)
+    match = table.query().nearest_to_text(cast(Any, MatchQuery)(wanted, "words")).select(["_score"]).with_row_id().limit(limit)
     if where is not True:
         near, match = near.maximum_nprobes(0).where(where), match.where(where)
-    if not wanted:
-        return [await near.to_arrow()]
-    nearest, matching = await asyncio.gather(near.to_arrow(), match.to_arrow())
-    return [nearest, matching.sort_by([("_score", "descending")])]
+    nearest, matching = await asyncio.gather(near.to_arrow(), match.to_arrow() if wanted else _nothing())
+    ids = nearest["_rowid"].to_pylist()
+    scores = dict(zip(matching["_rowid"].to_pylist(), matching["_score"].to_pylist(), strict=True))
+    # Once for both, as to read the columns takes longer than to find the rows; in the order of their places, without those that are gone.
+    rows = await table.take_row_ids(list({*ids, *scores})).select(columns).with_row_id().to_arrow()
+    return Found(ids, dict(sorted(scores.items(), key=itemgetter(1), reverse=True)), rows)
 
 
-def _genuine(key: bytes, found: Sequence[pa.Table], query: NDArray[np.float32]) -> tuple[Results, int]:
+async def _nothing() -> pa.Table:
+    return pa.table({"_rowid": pa.array([], pa.uint64()), "_score": pa.array([], pa.float32())})
+
+
+def _genuine(key: bytes, found: Found, query: NDArray[np.float32]) -> tuple[Results, int]:
     """The hits of each search, and the number of rows that are not as they were written."""
-    results: list[list[Hit]] = [[], []]
-    bad = 0
-    for side, table in zip(results, found, strict=False):
-        scores = table["_score"].to_pylist() if "_score" in table.column_names else [0.0] * table.num_rows
-        for record, cosine, bm25 in zip(read(key, table), vectors_of(table) @ query, scores, strict=True):
-            if record is None:
-                bad += 1
-            else:
-                side.append(hit(*record, float(cosine), bm25))
-    return (results[0], results[1]), bad
+    records = read(key, found.rows)
+    cosines = vectors_of(found.rows) @ query
+    sound = {
+        row: hit(*record, float(cosine), found.matching.get(row, 0.0))
+        for row, record, cosine in zip(found.rows["_rowid"].to_pylist(), records, cosines, strict=True)
+        if record is not None
+    }
+    nearest, matching = ([sound[row] for row in side if row in sound] for side in (found.nearest, found.matching))
+    return (nearest, matching), len(records) - len(sound)

@@ -44,6 +44,7 @@ class Builds:
         """Index the table and put it in force; raises Conflict where another one is being built by now."""
         _check(place, name)
         table = await self._tables.open(place, name)
+        await table.optimize()  # of 100,000 rows in 50 fragments, 60 took 15 ms to read; of those in one, 5
         await index_words(table)
         if await table.count_rows() >= self._indexed_rows:
             await index_vectors(table)
