@@ -118,7 +118,7 @@ class Retriever(Section):
 
     scaling: Scaling = Scaling(max_ongoing=64, target_ongoing=8, max_replicas=2)
     open_tables: int = Field(default=64, ge=1, description="Tables one replica keeps open; the least recently used is closed.")
-    indexed_rows: int = Field(default=50_000, ge=256, description="Passages of a store from which on nearest ones come from an index.")
+    indexed_rows: int = Field(default=5_000, ge=256, description="Passages of a store from which on nearest ones come from an index.")
     recall_bytes: int = Field(default=32 << 20, ge=0, description="Memory of one replica for the results of searches; 0 keeps none.")
     erase_after_s: float = Field(default=60, ge=0, description="When the bytes of what was deleted are removed from disk.")
     candidates: int = Field(default=30, ge=1, description="Passages each of the two searches contributes to the fusion.")

@@ -21,9 +21,8 @@ from deployments.retriever.charset import BOMS, PROBE_BYTES
 from deployments.retriever.parse import BINARY, SUFFIXES
 from deployments.retriever.service import Retriever
 from pipeline.cli.client import URL, Client, Refused, key, line
-from pipeline.cli.registry import DEFAULT, Config, Registry, within
+from pipeline.cli.registry import DEFAULT, Config, Registry, settings_of, within
 from pipeline.cli.sync import Change, Document, Sync
-from pipeline.manifest import load
 from pipeline.setup import DEMO
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -146,7 +145,7 @@ def in_bulk(console: Console, paths: Sequence[Path], wanted: str | None, prune: 
     """Ingest by `pipeline.bulk`; see `ingest`."""
     from pipeline.bulk import Bulk, running  # Ray Data takes seconds to import
 
-    settings = load(config).settings
+    settings = settings_of(config)
     found = find(paths, settings.gateway.max_upload_bytes)
     principal, cores = Principal(tenant, "cli", frozenset()), len(os.sched_getaffinity(0))
 

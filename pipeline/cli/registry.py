@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
+from deployments.core.config import Settings
 from deployments.core.errors import HeadraceError
 from deployments.core.keys import Keys
 from deployments.core.schema import migrate
@@ -49,6 +50,14 @@ def within(config: Path, work: Callable[[Registry], Awaitable[Result]]) -> Resul
     try:
         return asyncio.run(_within(config, work))
     except (Unreadable, HeadraceError, SQLAlchemyError, OSError) as error:
+        raise refusal(str(error)) from None
+
+
+def settings_of(config: Path) -> Settings:
+    """The settings of a config file; what is wrong with it ends the command."""
+    try:
+        return load(config).settings
+    except Unreadable as error:
         raise refusal(str(error)) from None
 
 

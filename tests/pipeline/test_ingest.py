@@ -156,3 +156,11 @@ def test_a_large_file_is_skipped(docs: Path) -> None:
 def test_a_file_without_permission_is_skipped(docs: Path) -> None:
     (docs / "index.md").chmod(0)
     assert ("index.md", "Permission denied") in find([docs], 1000).skipped
+
+
+def test_a_bulk_run_with_a_config_that_is_none_says_so(tmp_path: Path):
+    (tmp_path / "headrace.yaml").write_text("data_dir: here\n")
+    wrong = CliRunner().invoke(app, ["ingest", str(tmp_path), "--bulk", "--config", str(tmp_path / "headrace.yaml")])
+    assert wrong.exit_code == 1
+    assert "is not a Serve config file" in wrong.output
+    assert "Traceback" not in wrong.output
