@@ -7,6 +7,7 @@ from random import Random
 import msgspec
 
 from deployments.core.sections import Resilience, Upstream
+from deployments.core.types import Tier
 from deployments.generator.breaker import Breaker
 
 DECAY_S = 10.0
@@ -47,13 +48,13 @@ class Standings:
         """How a backend is doing."""
         return self._known.setdefault(name, Standing(self._settings))
 
-    def choose(self, upstreams: Sequence[Upstream], region: str, now: float, random: Random) -> Upstream | None:
-        """The next to ask: of the first rank, then of the nearest region, then the better of two drawn by weight; None if all are out."""
+    def choose(self, upstreams: Sequence[Upstream], region: str, now: float, random: Random, tier: Tier | None = None) -> Upstream | None:
+        """The next to ask: for the tier, then of the first rank, of the nearest region, the better of two drawn; None if all are out."""
         free = [one for one in upstreams if self.of(one.name).breaker.allows(now) and self.of(one.name).ongoing < one.max_ongoing]
         if not free:
             return None
-        best = min(_place(one, region) for one in free)
-        peers = [one for one in free if _place(one, region) == best]
+        best = min(_place(one, region, tier) for one in free)
+        peers = [one for one in free if _place(one, region, tier) == best]
         first = _drawn(peers, random)
         second = _drawn([one for one in peers if one is not first] or peers, random)
         return min(first, second, key=lambda one: self.of(one.name).cost)
@@ -63,8 +64,9 @@ def _drawn(upstreams: Sequence[Upstream], random: Random) -> Upstream:
     return random.choices(upstreams, [one.weight for one in upstreams])[0]
 
 
-def _place(upstream: Upstream, region: str) -> tuple[int, bool]:
-    return upstream.rank, bool(region) and upstream.region != region
+def _place(upstream: Upstream, region: str, tier: Tier | None) -> tuple[bool, int, bool]:
+    other = tier is not None and upstream.tier not in (None, tier)
+    return other, upstream.rank, bool(region) and upstream.region != region
 
 
 class Call(msgspec.Struct):
