@@ -11,7 +11,8 @@ from deployments.router.score import Complexity
 def decide(turn: Turn, vector: Vector, settings: Settings, complexity: Complexity | None) -> Route:
     """Where a turn goes whose question has that embedding; raises NoSuchModel.
 
-    `headrace` is answered from passages where there is a store to find them in, `headrace-direct` never. With a `complexity` the route has a tier.
+    `headrace` is answered from passages where there is a store to find them in, `headrace-direct` never. With a `complexity` the route has
+    a tier.
     """
     route = _grounding(turn, settings.generator.context_tokens)
     if complexity is None:
