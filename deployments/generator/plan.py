@@ -29,7 +29,8 @@ class Plan:
     ):
         self._upstreams, self._settings = tuple(upstreams), settings
         self._standings, self._budget, self._random = standings, budget, random
-        self._until, self._region, self._tier = until, region, tier
+        self._until, self._region = until, region
+        self._tier: Tier | None = tier
         self._asked: list[str] = []
         self._last: HeadraceError | None = None
         budget.call()
