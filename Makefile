@@ -1,7 +1,7 @@
 # The verbs of headrace; `make` alone lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test test-full check load bench bench-bulk bench-citations bench-embedder bench-retrieval bench-search lock clean
+.PHONY: help serve stop test test-full check load bench bench-bulk bench-citations bench-embedder bench-retrieval bench-search train-router lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -57,6 +57,9 @@ bench-search: $(VENV)/.runtime ## Measure searches in stores of 1,000 to 100,000
 bench-retrieval: $(VENV)/.runtime ## Measure how well passages are found (DATA=folder of the public data sets)
 	@test -n "$(DATA)" || { echo 'make bench-retrieval needs DATA=folder; docs/data.md says what is in it'; exit 1; }
 	$(BIN)/python -m pipeline.evaluate "$(DATA)"
+
+train-router: $(VENV)/.runtime ## Train and measure the router's complexity score (DATA=folder of the public data sets)
+	$(BIN)/python -m pipeline.evaluate.routing "$(DATA)"
 
 # torch is left out of the locks by an override and pinned in torch.txt; its own small dependencies are named in runtime.in.
 UV := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate

@@ -108,6 +108,8 @@ class Flow:
                 found = await self._ground(turn, run, question, vector)
             if self._unanswerable(turn, *found) and _said(writer) in ("", UNANSWERED):
                 return writer.finished(_unanswered(writer))
+            if found[0].tier:
+                _logger.info("turn %s goes to the %s tier: %s", turn.id, found[0].tier, found[0].reason)
             generation = self._generation(turn, writer, *found)
             run.slot.reads(generation.messages)
             async with run.slot:
@@ -147,7 +149,7 @@ class Flow:
 
     async def _embed(self, turn: Turn, run: Run, question: Asked) -> Vector | None:
         """The embedding of the question, once for all who use it; None where nobody does."""
-        if not (turn.store_id or turn.conversation_id) or not turn.question.strip():
+        if not (turn.store_id or turn.conversation_id or self.settings.generator.tiered) or not turn.question.strip():
             return None
         if run.vector is not None and question.meaning == turn.question:
             return run.vector
@@ -162,11 +164,14 @@ class Flow:
     async def _ground(self, turn: Turn, run: Run, question: Asked, vector: Vector | None) -> tuple[Route, tuple[Passage, ...]]:
         """The route and the passages: route and search side by side.
 
-        Where there is nothing to search there is nothing to decide either, which saves a tenth of the CPU of a direct answer.
+        Where there is nothing to search and there are no tiers, there is nothing to decide either, which saves a tenth of the CPU of a
+        direct answer.
         """
         writer = run.writer
-        if not turn.store_id or vector is None:
+        if vector is None or not (turn.store_id or self.settings.generator.tiered):
             return UNGROUNDED, ()
+        if not turn.store_id:
+            return await self.routes.route(turn, vector), ()
         if turn.search and not any(isinstance(delta, Searching) for delta in writer.written):
             writer.searching([turn.question])
         search = asyncio.create_task(self._search(turn, run, Query(turn.principal, turn.store_id, question.text, vector)))
@@ -212,6 +217,7 @@ class Flow:
             deadline_s=turn.deadline_s,
             quotes=tuple(excerpt.text for excerpt in chosen),
             toolbox=turn.toolbox,
+            tier=route.tier,
         )
 
 

@@ -7,8 +7,9 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from deployments.core.sections import (
@@ -63,6 +64,12 @@ class Settings(BaseSettings):
     idempotency: Idempotency = Idempotency()
     cache: Cache = Cache()
     node: Node = Node()
+
+    @model_validator(mode="after")
+    def _scored(self) -> Self:
+        if self.generator.tiered and self.embedder.model != "embedded":
+            raise ValueError("tiers need embedder.model 'embedded': the complexity of a question is learnt from its vectors")
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from deployments.core.types import Tier
+
 PRIMARY = "primary"
 """The name of the backend that `generator.base_url` is, or the embedded one."""
 Contract = Literal["continue", "restart", "fail"]
@@ -140,6 +142,12 @@ class Router(Section):
     """Model and context choice."""
 
     scaling: Scaling = Scaling(max_ongoing=256, target_ongoing=32, max_replicas=2)
+    threshold: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Complexity from which a question goes to the large tier: 0 is all of them, over 0.99 next to none.",
+    )
 
 
 class Resilience(Section):
@@ -172,6 +180,7 @@ class Upstream(Section):
     weight: float = Field(default=1, gt=0, description="How often it is drawn among those of its rank.")
     region: str = Field(default="", description="Where it is; those in `generator.region` are asked first, then those near to it.")
     max_ongoing: int = Field(default=1 << 20, ge=1, description="Calls of one generator that it takes at once.")
+    tier: Tier | None = Field(default=None, description="The questions it is for: `small` (simple ones), `large`, or all of them.")
     continues: bool = Field(default=True, description="Whether it goes on with a last message of the assistant, as vLLM and llama.cpp do.")
 
 
@@ -200,6 +209,7 @@ class Generator(Section):
     inter_token_timeout_s: float = Field(default=30, gt=0, description="Longest pause between two tokens.")
     region: str = Field(default="", description="Where this is; backends of the same region are asked first.")
     near: tuple[str, ...] = Field(default=(), description="Other regions, the nearest first; those that are not named come last.")
+    tier: Tier | None = Field(default=None, description="The questions that this backend is for: `small`, `large`, or all of them.")
     on_break: Contract = Field(
         default="continue",
         description="Where a backend breaks off within an answer: another one goes on behind it (`continue`), begins anew and what it "
@@ -212,7 +222,13 @@ class Generator(Section):
     def upstreams(self) -> tuple[Upstream, ...]:
         """Every backend; the first is the embedded one where it has no address."""
         url, key = self.base_url or "", self.api_key
-        return (Upstream(name=PRIMARY, base_url=url, model=self.model, api_key=key, rank=0, region=self.region), *self.fallbacks)
+        first = Upstream(name=PRIMARY, base_url=url, model=self.model, api_key=key, rank=0, region=self.region, tier=self.tier)
+        return (first, *self.fallbacks)
+
+    @property
+    def tiered(self) -> bool:
+        """Whether it matters how complex a question is."""
+        return bool(self.tier) or any(one.tier for one in self.fallbacks)
 
     @property
     def regions(self) -> tuple[str, ...]:

@@ -189,12 +189,17 @@ class Query(msgspec.Struct, frozen=True):
     everything: bool = False
 
 
+Tier = Literal["small", "large"]
+"""How able a model is; a tier is a class of backends."""
+
+
 class Route(msgspec.Struct, frozen=True):
-    """Where a turn goes, decided by the router: whether to retrieve, how much context, and why."""
+    """Where a turn goes, decided by the router: whether to retrieve, how much context, why, and which tier is preferred, if any."""
 
     retrieve: bool
     context_tokens: int
     reason: str
+    tier: Tier | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -358,6 +363,7 @@ class Generation(msgspec.Struct, frozen=True):
     """One model call: the assembled prompt, the passages it may cite, and the log to write to.
 
     `deadline_s` is what is left of the turn's time, in seconds. Where there are `quotes`, best first, the answer consists of them.
+    Backends of another `tier` are asked where those of this one take no calls; None has no preference.
     """
 
     log: LogRef
@@ -368,6 +374,7 @@ class Generation(msgspec.Struct, frozen=True):
     deadline_s: float
     quotes: tuple[str, ...] = ()
     toolbox: Toolbox = Toolbox()
+    tier: Tier | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True):

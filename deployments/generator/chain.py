@@ -51,7 +51,7 @@ class Chain:
         now = asyncio.get_running_loop().time
         until = now() + generation.deadline_s
         progress = Progress(generation, self._contract)
-        plan = Plan(self._upstreams, self._settings, self._standings, self._budget, self._random, until, self._regions)
+        plan = Plan(self._upstreams, self._settings, self._standings, self._budget, self._random, until, self._regions, generation.tier)
         while True:
             call = plan.begin(now())
             try:

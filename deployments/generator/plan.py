@@ -5,6 +5,7 @@ from random import Random
 
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, Overloaded, Throttled, Unreachable
 from deployments.core.sections import Contract, Resilience, Upstream
+from deployments.core.types import Tier
 from deployments.generator.budget import Budget
 from deployments.generator.standing import Call, Standings
 
@@ -24,10 +25,12 @@ class Plan:
         random: Random,
         until: float,
         regions: Sequence[str] = (),
+        tier: Tier | None = None,
     ):
         self._upstreams, self._settings = tuple(upstreams), settings
         self._standings, self._budget, self._random = standings, budget, random
         self._until, self._regions = until, regions
+        self._tier: Tier | None = tier
         self._asked: list[str] = []
         self._last: HeadraceError | None = None
         budget.call()
@@ -68,7 +71,7 @@ class Plan:
         return self._fresh(now) or self._choose(self._upstreams, now)
 
     def _choose(self, upstreams: Sequence[Upstream], now: float) -> Upstream | None:
-        return self._standings.choose(upstreams, self._regions, now, self._random)
+        return self._standings.choose(upstreams, self._regions, now, self._random, self._tier)
 
     def _pause(self, error: HeadraceError) -> float:
         """Exponential with jitter (Brooker, AWS 2015), or what the backend asked for if it is not longer than any pause may be."""

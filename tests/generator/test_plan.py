@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from deployments.core import config
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded, Throttled, Unreachable
 from deployments.core.sections import Contract, Resilience, Upstream
+from deployments.core.types import Tier
 from deployments.generator.budget import Budget
 from deployments.generator.plan import Plan
 from deployments.generator.standing import Standings
@@ -33,8 +34,8 @@ class World:
         self.settings, self.standings, self.budget = settings, Standings(settings), Budget(settings)
         self.random, self.now = Random(seed), 0.0
 
-    def plan(self, *upstreams: Upstream, until: float = 60, regions: tuple[str, ...] = ()) -> Plan:
-        return Plan(upstreams, self.settings, self.standings, self.budget, self.random, self.now + until, regions)
+    def plan(self, *upstreams: Upstream, until: float = 60, regions: tuple[str, ...] = (), tier: Tier | None = None) -> Plan:
+        return Plan(upstreams, self.settings, self.standings, self.budget, self.random, self.now + until, regions, tier)
 
     def run(self, plan: Plan, errors: list[HeadraceError | None], contract: Contract | None = None) -> list[str]:
         """The names that are asked while calls end with these errors; None ends well."""
@@ -196,3 +197,19 @@ def test_whatever_fails_the_backends_get_few_calls_more_than_we_do(ends: list[tu
             pass
     assert served <= offered * (1 + SETTINGS.retry_share) + SETTINGS.spare_retries
     assert all(world.standings.of(name).ongoing == 0 for name in "ab")
+
+
+def test_a_call_goes_to_its_tier_whatever_the_rank() -> None:
+    world, small, large = World(), backend("small", tier="small"), backend("large", rank=1, tier="large")
+    assert world.run(world.plan(small, large, tier="large"), [None]) == ["large"]
+    assert world.run(world.plan(small, large, tier="small"), [None]) == ["small"]
+
+
+def test_where_no_backend_of_the_tier_answers_the_other_tier_does() -> None:
+    world, small, large = World(), backend("small", tier="small"), backend("large", rank=1, tier="large")
+    assert world.run(world.plan(small, large, tier="large"), [BROKEN, None]) == ["large", "small"]
+
+
+def test_a_backend_without_a_tier_takes_every_call_by_its_rank() -> None:
+    world, every, large = World(), backend("every"), backend("large", rank=1, tier="large")
+    assert world.run(world.plan(every, large, tier="large"), [None]) == ["every"]

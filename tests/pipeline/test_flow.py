@@ -20,6 +20,7 @@ from deployments.core.log import read, seize
 from deployments.core.outbox import Outbox
 from deployments.core.responses import Item
 from deployments.core.run import Keep, Open, Run, forget
+from deployments.core.sections import Upstream
 from deployments.core.store import Store
 from deployments.core.types import (
     Cancelled,
@@ -36,16 +37,19 @@ from deployments.core.types import (
     Passage,
     Principal,
     Query,
+    Route,
     Sampling,
     Search,
     Searched,
     Searching,
     Source,
     Text,
+    Tier,
     Tool,
     Toolbox,
     Turn,
     Usage,
+    Vector,
 )
 from deployments.core.vault import Vault
 from pipeline.answerable import UNANSWERED
@@ -387,3 +391,28 @@ async def test_an_answer_that_was_taken_over_writes_nothing_more(stand: Stand, v
         with pytest.raises(StreamInterrupted, match="taken over"):
             await answering
     assert await read(valkey, ref) == before
+
+
+@dataclass
+class Tiered:
+    """A router that sends everything to the large tier."""
+
+    asked: list[Turn] = field(default_factory=list)
+
+    async def route(self, turn: Turn, vector: Vector) -> Route:
+        self.asked.append(turn)
+        return Route(False, 0, "a test", "large")
+
+
+LARGE = Settings(log=Log(tick_ms=1), generator=Generator(fallbacks=(Upstream(name="large", base_url="u", model="m", tier="large"),)))
+
+
+@pytest.mark.parametrize(("settings", "tier"), [(Settings(log=Log(tick_ms=1)), None), (LARGE, "large")])
+async def test_a_turn_with_nothing_to_search_is_routed_where_there_are_tiers_only(
+    stand: Stand, settings: Settings, tier: Tier | None
+) -> None:
+    router = Tiered()
+    stand.flow = replace(stand.flow, settings=settings, routes=router)
+    await stand.run(turn(store_id=None))
+    assert stand.generates.calls[0].tier == tier
+    assert len(router.asked) == (tier is not None)
