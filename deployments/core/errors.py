@@ -21,6 +21,7 @@ HeadraceError           500 server_error: the root; never raised itself
 │   └── Throttled       503 backend_throttled: a model backend wants to be left alone for a while
 ├── DeadlineExceeded    504 deadline_exceeded: the work took too long; do not try again at once
 ├── BackendFailed       502→500 backend_error: the model backend refused or broke
+├── InvalidOutput       500 invalid_structured_output: the model's answer does not fit the schema that was asked for
 └── StreamInterrupted   500 stream_interrupted: an answer broke off after it had begun
 """
 
@@ -172,6 +173,12 @@ class BackendFailed(HeadraceError):
     """The model backend refused, broke or answered with something that is not an answer."""
 
     code = "backend_error"
+
+
+class InvalidOutput(HeadraceError):
+    """The model's answer does not fit the schema that was asked for; the same request may well end so again."""
+
+    code, retry = "invalid_structured_output", False
 
 
 class StreamInterrupted(HeadraceError):

@@ -64,6 +64,19 @@ class Toolbox(msgspec.Struct, frozen=True):
     parallel: bool | None = None
 
 
+class Schema(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an answer in JSON has to look like: a JSON schema, encoded, checked and bounded, under its OpenAI name.
+
+    A `held` answer is shown to nobody before it is whole, so that a wrong one can be asked for once more.
+    """
+
+    name: str
+    schema: bytes
+    strict: bool = False
+    description: str | None = None
+    held: bool = False
+
+
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the model is asked to sample; None leaves a value to the backend."""
 
@@ -77,6 +90,12 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     top_logprobs: int | None = None
     """Alternatives per token; None asks for no probabilities at all, 0 for those of the tokens chosen."""
     json_object: bool = False
+    schema: Schema | None = None
+
+    @property
+    def owes_json(self) -> bool:
+        """Whether the answer is JSON, and nothing else."""
+        return self.json_object or self.schema is not None
 
 
 class Search(msgspec.Struct, frozen=True):

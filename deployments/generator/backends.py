@@ -30,7 +30,7 @@ from deployments.core.errors import (
 )
 from deployments.core.estimate import estimate
 from deployments.core.patience import Patience
-from deployments.core.types import Generation, Message, Tool, Toolbox
+from deployments.core.types import Generation, Message, Sampling, Tool, Toolbox
 from deployments.generator.grammar import quoting
 from deployments.generator.sse import EventReader, Piece
 
@@ -99,7 +99,7 @@ class Backend:
     def _request(self, generation: Generation, said: str) -> dict[str, Any]:
         sampling, toolbox = generation.sampling, generation.toolbox
         messages = [_message(message) for message in generation.messages]
-        quotes = bool(generation.quotes) and not toolbox.tools and not sampling.json_object  # these are held to a grammar of their own
+        quotes = bool(generation.quotes) and not toolbox.tools and not sampling.owes_json  # these are held to a grammar of their own
         limit = sampling.max_tokens or self._settings.default_max_tokens
         if said:  # the model goes on with a last message of its own
             messages.append({"role": "assistant", "content": said})
@@ -118,7 +118,7 @@ class Backend:
             "stop": list(sampling.stop) or None,
             "logprobs": None if sampling.top_logprobs is None else True,
             "top_logprobs": sampling.top_logprobs or None,
-            "response_format": {"type": "json_object"} if sampling.json_object else None,
+            "response_format": _format(sampling),
             "tools": [_tool(tool) for tool in toolbox.tools] or None,
             "tool_choice": _choice(toolbox) if toolbox.tools else None,
             "parallel_tool_calls": toolbox.parallel,
@@ -135,6 +135,14 @@ def _message(message: Message) -> dict[str, Any]:
     functions = [{"name": call.name, "arguments": call.arguments} for call in message.calls]
     calls = [{"id": call.id, "type": "function", "function": f} for call, f in zip(message.calls, functions, strict=True)]
     return {"role": message.role, "content": message.content or None, "tool_calls": calls}
+
+
+def _format(sampling: Sampling) -> dict[str, Any] | None:
+    if (asked := sampling.schema) is None:
+        return {"type": "json_object"} if sampling.json_object else None
+    fields = {"name": asked.name, "description": asked.description, "strict": asked.strict}
+    schema = {name: value for name, value in fields.items() if value is not None} | {"schema": msgspec.json.decode(asked.schema)}
+    return {"type": "json_schema", "json_schema": schema}
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
