@@ -259,7 +259,7 @@ class ResponseRequest(BaseModel):
         """The Response object before anything has been written; every field is there, with its default."""
         text = self.text or TextSpec()
         tier = self.service_tier if self.service_tier in ("flex", "priority") else "default"
-        form: dict[str, Any] = {"format": (text.format or Format()).echo()}
+        form: dict[str, Any] = {"format": text.format.echo() if text.format else {"type": "text"}}
         return {
             "id": name,
             "object": "response",
