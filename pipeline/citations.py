@@ -24,7 +24,7 @@ UNCITED = re.compile(r"\s*(?:#|\||```|~~~|>\s*$)")
 
 
 class Verbatim:
-    """Changes nothing: an answer without passages has nothing to cite; implements Relay."""
+    """Changes nothing: an answer without passages has nothing to cite, and JSON has no place for a marker; implements Relay."""
 
     def feed(self, text: str) -> list[str | Citation]:
         """The text as it is."""
@@ -37,7 +37,9 @@ class Verbatim:
 
 def cite(generation: Generation) -> "CitationFilter | Verbatim":
     """The filter for one model call."""
-    return CitationFilter(generation.passages, generation.citation_urls) if generation.passages else Verbatim()
+    if not generation.passages or generation.sampling.owes_json:
+        return Verbatim()
+    return CitationFilter(generation.passages, generation.citation_urls)
 
 
 class CitationFilter:

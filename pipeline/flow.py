@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments.core.config import Settings
-from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, Overloaded, StreamInterrupted
+from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidOutput, Overloaded, StreamInterrupted
 from deployments.core.log import Writer, fenced
 from deployments.core.ports import Embeds, Generates, Retrieves, Routes
 from deployments.core.run import Run, forget
@@ -113,7 +113,11 @@ class Flow:
             generation = self._generation(turn, writer, *found)
             run.slot.reads(generation.messages)
             async with run.slot:
-                outcome = await (self._persist(generation, run) if writer.ref.shared else self.generates.generate(generation))
+                try:
+                    outcome = await (self._persist(generation, run) if writer.ref.shared else self.generates.generate(generation))
+                except InvalidOutput as error:
+                    run.slot.used = Usage(error.read, error.written)
+                    raise
                 run.slot.used = outcome.usage
             if run.keep is not forget:
                 await run.tape.until(outcome.next_seq, self.settings.log.stall_s)
@@ -200,12 +204,12 @@ class Flow:
         """Whether the answer is that there is none; a model that may call functions or owes JSON is always asked."""
         if self.settings.generator.unanswerable == "answer" or not route.retrieve:
             return False
-        if turn.toolbox.tools or turn.sampling.json_object:
+        if turn.toolbox.tools or turn.sampling.owes_json:
             return False
         return answerable(turn.question, passages) < LEAST
 
     def _generation(self, turn: Turn, writer: Writer, route: Route, passages: tuple[Passage, ...]) -> Generation:
-        quoting = self.settings.generator.quoting and not turn.toolbox.tools and not turn.sampling.json_object
+        quoting = self.settings.generator.quoting and not turn.toolbox.tools and not turn.sampling.owes_json
         chosen = excerpts(turn.question, passages) if quoting else ()
         sources = compress(passages, chosen) if chosen else abridge(turn.question, passages, route.context_tokens, turn.earlier)
         return Generation(
@@ -235,7 +239,7 @@ def _unanswered(writer: Writer) -> Outcome:
 
 def _resumable(generation: Generation, log: Sequence[Delta]) -> bool:
     """Whether another generator may go on behind a log: not within a call or a piece of JSON."""
-    return not any(isinstance(delta, Called) or (generation.sampling.json_object and isinstance(delta, Text)) for delta in log)
+    return not any(isinstance(delta, Called) or (generation.sampling.owes_json and isinstance(delta, Text)) for delta in log)
 
 
 def _log(writer: Writer) -> LogRef:

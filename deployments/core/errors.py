@@ -21,6 +21,7 @@ HeadraceError           500 server_error: the root; never raised itself
 │   └── Throttled       503 backend_throttled: a model backend wants to be left alone for a while
 ├── DeadlineExceeded    504 deadline_exceeded: the work took too long; do not try again at once
 ├── BackendFailed       502→500 backend_error: the model backend refused or broke
+├── InvalidOutput       500 invalid_structured_output: the model's answer does not fit the schema that was asked for
 └── StreamInterrupted   500 stream_interrupted: an answer broke off after it had begun
 """
 
@@ -52,6 +53,10 @@ class HeadraceError(Exception):
 
 def _restore(kind: type[HeadraceError], message: str, param: str | None, code: str, retry_after_s: float | None) -> HeadraceError:
     return kind(message, param=param, code=code, retry_after_s=retry_after_s)
+
+
+def _restore_taken(message: str, read: int, written: int) -> "InvalidOutput":
+    return InvalidOutput(message).took(read, written)
 
 
 class InvalidRequest(HeadraceError):
@@ -172,6 +177,25 @@ class BackendFailed(HeadraceError):
     """The model backend refused, broke or answered with something that is not an answer."""
 
     code = "backend_error"
+
+
+class InvalidOutput(HeadraceError):
+    """The model's answer does not fit the schema that was asked for; the same request may well end so again.
+
+    Where none of it was shown, `read` and `written` are the tokens that it took nevertheless.
+    """
+
+    code, retry = "invalid_structured_output", False
+    read = written = 0
+
+    def took(self, read: int, written: int) -> "InvalidOutput":
+        """The same with its tokens."""
+        self.read, self.written = read, written
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """See HeadraceError."""
+        return (_restore_taken, (self.message, self.read, self.written))
 
 
 class StreamInterrupted(HeadraceError):

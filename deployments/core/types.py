@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.core.filters import Filter, Value
+from deployments.core.shape import Schema
 
 Vectors = NDArray[np.float32]
 """Unit-length embeddings, shape (n, dimensions)."""
@@ -77,6 +78,12 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     top_logprobs: int | None = None
     """Alternatives per token; None asks for no probabilities at all, 0 for those of the tokens chosen."""
     json_object: bool = False
+    schema: Schema | None = None
+
+    @property
+    def owes_json(self) -> bool:
+        """Whether the answer is JSON, and nothing else."""
+        return self.json_object or self.schema is not None
 
 
 class Search(msgspec.Struct, frozen=True):

@@ -8,9 +8,11 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from deployments.core.config import Settings
 from deployments.core.errors import ContextTooLong, InvalidRequest, Unsupported
 from deployments.core.ids import new_id
+from deployments.core.shape import Schema
 from deployments.core.types import Message, Principal, Role, Sampling, Tool, Toolbox, ToolCall, Turn
 from deployments.gateway.responses import estimate
 from deployments.gateway.schemas import MAX_TOOLS, schema
+from deployments.gateway.structured import JsonSchema, Kind, asked, known_kind
 from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, MAX_PARTS, Part, Sampled, Text, Words, either, known, refuse
 
 _UNBUILT = ("functions", "function_call", "audio", "web_search_options", "logit_bias", "moderation", "store")
@@ -89,7 +91,8 @@ class ChatMessage(Part):
 class ResponseFormat(Part):
     """The shape of the answer."""
 
-    type: Annotated[Text, Field(json_schema_extra={"enum": ["text", "json_object"]})]
+    type: Kind
+    json_schema: JsonSchema | None = None
 
 
 class Function(Part):
@@ -184,9 +187,8 @@ class ChatRequest(Sampled):
             raise Unsupported("answers are text", param="modalities", code="unsupported_value")
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs goes with logprobs", param="top_logprobs", code="invalid_value")
-        if self.response_format and self.response_format.type not in ("text", "json_object"):
-            message = "response_format is 'text' or 'json_object' for now"
-            raise Unsupported(message, param="response_format.type", code="unsupported_value")
+        if self.response_format:
+            known_kind(self.response_format.type, "response_format.type")
 
     def _sampling(self) -> Sampling:
         return Sampling(
@@ -199,7 +201,17 @@ class ChatRequest(Sampled):
             tuple(self.stop or ()),
             (self.top_logprobs or 0) if self.logprobs else None,
             bool(self.response_format and self.response_format.type == "json_object"),
+            self._schema(),
         )
+
+    def _schema(self) -> Schema | None:
+        if not self.response_format or self.response_format.type != "json_schema":
+            return None
+        if not self.response_format.json_schema:
+            raise InvalidRequest("json_schema is required", param="response_format.json_schema", code="missing_required_parameter")
+        if self.stop:
+            raise InvalidRequest("a stop text would cut the JSON in pieces", param="stop", code="invalid_value")
+        return asked(self.response_format.json_schema, "response_format.json_schema.schema", held=not self.stream)
 
     def _toolbox(self) -> Toolbox:
         tools = tuple(_tool(tool, place) for place, tool in enumerate(self.tools or ()))

@@ -1,5 +1,6 @@
 """POST /v1/responses as it looks on the wire: what is honoured, what is echoed, what is refused."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -11,10 +12,12 @@ from deployments.core.errors import ContextTooLong, InvalidRequest, Unsupported
 from deployments.core.estimate import CHARS_PER_TOKEN
 from deployments.core.ids import new_id
 from deployments.core.responses import Item
+from deployments.core.shape import Schema
 from deployments.core.types import DIRECT, Message, Principal, Sampling, Search, Tool, Toolbox, Turn
 from deployments.gateway.filters import Filters, parse
 from deployments.gateway.items import RawItem, encoded, normalised, reference
 from deployments.gateway.schemas import MAX_TOOLS, schema
+from deployments.gateway.structured import JsonSchema, Kind, asked, known_kind
 from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, Labels, ModelName, Part, Text, Words, either, known, refuse
 
 INCLUDES = (
@@ -29,6 +32,9 @@ INCLUDES = (
 )
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 _UNBUILT = ("context_management", "moderation", "image", "access_programs", "prompt", "logit_bias")
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+MAX_ECHO_SCHEMA_BYTES = 16 << 10
+"""A schema is repeated in several events, each of which readers built on aiohttp take up to 64 KiB."""
 _MAX_ECHO_BYTES = 512
 _MAX_FILTER_BYTES = 8 << 10
 """Filters of a tool: the response that repeats them has to fit into one event."""
@@ -57,9 +63,20 @@ class ToolSpec(Part):
 
 
 class Format(Part):
-    """The shape of the answer."""
+    """The shape of the answer; `json_schema` has a name and a schema."""
 
-    type: Annotated[Text, Field(json_schema_extra={"enum": ["text", "json_object"]})] = "text"
+    type: Kind = "text"
+    name: str | None = Field(None, max_length=64)
+    description: Annotated[Words, Field(max_length=MAX_DESCRIPTION_CHARS)] | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+    def echo(self) -> dict[str, Any]:
+        """As the response repeats it."""
+        if self.type != "json_schema":
+            return {"type": self.type}
+        fields = {"name": self.name, "description": self.description, "strict": bool(self.strict), "schema": self.schema_}
+        return {"type": self.type, **fields}
 
 
 class TextSpec(Part):
@@ -162,8 +179,8 @@ class ResponseRequest(BaseModel):
         for place, value in enumerate(self.include or ()):
             if value not in INCLUDES:
                 raise Unsupported(f"include is any of {', '.join(INCLUDES)}", param=f"include[{place}]", code="unsupported_value")
-        if self.text and self.text.format and self.text.format.type not in ("text", "json_object"):
-            raise Unsupported("text.format is 'text' or 'json_object' for now", param="text.format.type")
+        if self.text and self.text.format:
+            known_kind(self.text.format.type, "text.format.type")
         bound = settings.gateway.max_tokens
         if self.max_output_tokens and self.max_output_tokens > bound:
             raise InvalidRequest(f"at most {bound} tokens", param="max_output_tokens", code="invalid_value")
@@ -223,13 +240,27 @@ class ResponseRequest(BaseModel):
             self.presence_penalty,
             top_logprobs=(self.top_logprobs or 0) if probable else None,
             json_object=bool(self.text and self.text.format and self.text.format.type == "json_object"),
+            schema=self._schema(),
         )
+
+    def _schema(self) -> Schema | None:
+        form = self.text.format if self.text else None
+        if not form or form.type != "json_schema":
+            return None
+        if not form.name or not NAME.fullmatch(form.name):
+            raise InvalidRequest("a name of letters, digits, _ and -", param="text.format.name", code="missing_required_parameter")
+        spec = JsonSchema(name=form.name, description=form.description, strict=form.strict, schema=form.schema_)
+        made = asked(spec, "text.format.schema", held=not self.stream)
+        if len(made.schema) > MAX_ECHO_SCHEMA_BYTES:
+            message = f"a schema that the response repeats has at most {MAX_ECHO_SCHEMA_BYTES} bytes"
+            raise InvalidRequest(message, param="text.format.schema", code="invalid_json_schema")
+        return made
 
     def _snapshot(self, name: str, now: int) -> dict[str, Any]:
         """The Response object before anything has been written; every field is there, with its default."""
         text = self.text or TextSpec()
         tier = self.service_tier if self.service_tier in ("flex", "priority") else "default"
-        form: dict[str, Any] = {"format": {"type": text.format.type if text.format else "text"}}
+        form: dict[str, Any] = {"format": text.format.echo() if text.format else {"type": "text"}}
         return {
             "id": name,
             "object": "response",

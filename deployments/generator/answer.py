@@ -25,7 +25,7 @@ class Answer:
         if any(isinstance(delta, Called) for delta in written):
             raise StreamInterrupted("the call of a function broke off")
         begun = any(isinstance(delta, Text) for delta in written)
-        if begun and generation.sampling.json_object:
+        if begun and generation.sampling.owes_json:
             raise StreamInterrupted("a JSON object broke off")
         self._generation, self._writer = generation, writer
         self._relay = Resumed(relay, written) if begun else relay

@@ -30,9 +30,10 @@ from deployments.core.errors import (
 )
 from deployments.core.estimate import estimate
 from deployments.core.patience import Patience
-from deployments.core.types import Generation, Message, Tool, Toolbox
+from deployments.core.types import Generation, Message, Sampling, Tool, Toolbox
 from deployments.generator.grammar import quoting
 from deployments.generator.sse import EventReader, Piece
+from deployments.generator.tight import tight
 
 _logger = logging.getLogger("headrace.generator")
 
@@ -43,7 +44,9 @@ _BUSY = "the model backend is overloaded"
 class Backend:
     """One OpenAI-compatible endpoint. Retries are not its business: each call is one attempt."""
 
-    def __init__(self, base_url: str, api_key: str, model: str, settings: config.Generator):
+    def __init__(self, base_url: str, api_key: str, model: str, settings: config.Generator, *, embedded: bool = False):
+        """`embedded` is the small model of ours, to which schemas are handed more tightly than they were asked for."""
+        self._embedded = embedded
         self._model = model
         self._settings = settings
         timeout = openai.Timeout(None, connect=settings.connect_timeout_s)
@@ -99,7 +102,7 @@ class Backend:
     def _request(self, generation: Generation, said: str) -> dict[str, Any]:
         sampling, toolbox = generation.sampling, generation.toolbox
         messages = [_message(message) for message in generation.messages]
-        quotes = bool(generation.quotes) and not toolbox.tools and not sampling.json_object  # these are held to a grammar of their own
+        quotes = bool(generation.quotes) and not toolbox.tools and not sampling.owes_json  # these are held to a grammar of their own
         limit = sampling.max_tokens or self._settings.default_max_tokens
         if said:  # the model goes on with a last message of its own
             messages.append({"role": "assistant", "content": said})
@@ -118,7 +121,7 @@ class Backend:
             "stop": list(sampling.stop) or None,
             "logprobs": None if sampling.top_logprobs is None else True,
             "top_logprobs": sampling.top_logprobs or None,
-            "response_format": {"type": "json_object"} if sampling.json_object else None,
+            "response_format": _format(sampling, tightly=self._embedded),
             "tools": [_tool(tool) for tool in toolbox.tools] or None,
             "tool_choice": _choice(toolbox) if toolbox.tools else None,
             "parallel_tool_calls": toolbox.parallel,
@@ -135,6 +138,15 @@ def _message(message: Message) -> dict[str, Any]:
     functions = [{"name": call.name, "arguments": call.arguments} for call in message.calls]
     calls = [{"id": call.id, "type": "function", "function": f} for call, f in zip(message.calls, functions, strict=True)]
     return {"role": message.role, "content": message.content or None, "tool_calls": calls}
+
+
+def _format(sampling: Sampling, *, tightly: bool) -> dict[str, Any] | None:
+    if (asked := sampling.schema) is None:
+        return {"type": "json_object"} if sampling.json_object else None
+    plain = msgspec.json.decode(asked.schema)
+    fields = {"name": asked.name, "description": asked.description, "strict": asked.strict}
+    schema = {name: value for name, value in fields.items() if value is not None} | {"schema": tight(plain) if tightly else plain}
+    return {"type": "json_schema", "json_schema": schema}
 
 
 def _tool(tool: Tool) -> dict[str, Any]:

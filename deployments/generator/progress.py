@@ -20,7 +20,7 @@ class Progress:
         self.shown = self._said = spoken(generation.log.written)
         self.over = False
         self._promised: Contract = promised
-        self._whole = generation.sampling.json_object
+        self._whole = generation.sampling.owes_json
         self._called = False
         self._again = ""
         self._seam: Seam | None = None

@@ -5,13 +5,14 @@ import contextlib
 from collections.abc import Callable
 from contextlib import aclosing
 
-from deployments.core.errors import HeadraceError, StreamInterrupted
+from deployments.core.errors import HeadraceError, InvalidOutput, StreamInterrupted
 from deployments.core.log import Writer
 from deployments.core.outbox import Outbox
 from deployments.core.ports import Relay
 from deployments.core.types import Generation, Outcome
 from deployments.generator.answer import Answer
 from deployments.generator.chain import Chain
+from deployments.generator.structured import structured
 
 
 class Relays:
@@ -42,7 +43,7 @@ class Relays:
 
     async def _write(self, generation: Generation, writer: Writer) -> Outcome:
         answer = Answer(generation, self._filters(generation), writer)
-        pieces = self._chain.stream(generation)
+        pieces = structured(self._chain.stream, generation)
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
@@ -63,4 +64,4 @@ class Relays:
 
 
 def _code(error: HeadraceError) -> str:
-    return error.wire_code if error.wire_code in ("fenced", "deadline_exceeded") else StreamInterrupted.code
+    return error.wire_code if error.wire_code in ("fenced", "deadline_exceeded", InvalidOutput.code) else StreamInterrupted.code

@@ -39,7 +39,7 @@ class Generator:
     def _connect(self, upstream: Upstream) -> Backend:
         """A client of a backend; one without an address is the embedded one."""
         if self._llama and not upstream.base_url:
-            return Backend(self._llama.base_url, self._llama.api_key, upstream.model, self._settings)
+            return Backend(self._llama.base_url, self._llama.api_key, upstream.model, self._settings, embedded=True)
         return Backend(upstream.base_url, upstream.api_key.get_secret_value(), upstream.model, self._settings)
 
     async def ping(self) -> None:

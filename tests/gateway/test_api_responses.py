@@ -341,7 +341,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"tool_choice": "sometimes"}, "tool_choice", "unsupported_value"),
     ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice", "unsupported_value"),
     ({"include": ["everything"]}, "include[0]", "unsupported_value"),
-    ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {}}}}, "text.format.type", "unsupported_parameter"),
+    ({"text": {"format": {"type": "json_schema", "name": "x", "strict": True, "schema": {}}}}, "text.format.schema", "invalid_json_schema"),
     ({"prompt": {"id": "p"}}, "prompt", "unsupported_parameter"),
     ({"context_management": [{"type": "x"}]}, "context_management", "unsupported_parameter"),
     ({"background": True, "store": False}, "store", "invalid_value"),

@@ -87,7 +87,7 @@ async def test_a_key_without_the_scope_is_403(house: House) -> None:
         ({"top_logprobs": 21, "logprobs": True}, 400, "invalid_value", "top_logprobs"),
         ({"logit_bias": {"1": 2}}, 400, "unsupported_parameter", "logit_bias"),
         ({"modalities": ["text", "audio"]}, 400, "unsupported_value", "modalities"),
-        ({"response_format": {"type": "json_schema"}}, 400, "unsupported_value", "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, 400, "missing_required_parameter", "response_format.json_schema"),
         ({"chat_template_kwargs": {}}, 400, "unsupported_parameter", "chat_template_kwargs"),
         ({"grammar": "x"}, 400, "unsupported_parameter", "grammar"),
     ],

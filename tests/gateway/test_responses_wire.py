@@ -194,7 +194,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     *(({name: {"x": 1}}, name, "unsupported_parameter") for name in ("prompt", "logit_bias", "chat_template_kwargs", "grammar")),
     ({"background_options": {"completion_window": "2h"}}, "background_options.completion_window", "unsupported_value"),
     ({"background_options": {"completion_window": "8h"}}, "background_options.completion_window", "unsupported_value"),
-    ({"text": {"format": {"type": "json_schema"}}}, "text.format.type", "unsupported_parameter"),
+    ({"text": {"format": {"type": "json_schema"}}}, "text.format.name", "missing_required_parameter"),
     ({"tools": [SEARCH | {"vector_store_ids": ["vs_2"]}]}, "tools[0].vector_store_ids", "unsupported_parameter"),
     ({"tools": [SEARCH | {"vector_store_ids": ["vs_1", "vs_2"]}]}, "tools[0].vector_store_ids", "unsupported_parameter"),
     ({"tools": [{"type": "file_search"}]}, "tools[0].vector_store_ids", "missing_required_parameter"),

@@ -15,6 +15,7 @@ import pytest
 
 from deployments.core import config
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded, Unreachable
+from deployments.core.shape import Schema
 from deployments.core.types import Generation, LogRef, Message, Opened, Sampling, Text, Tool, Toolbox, ToolCall
 from deployments.generator.backends import Backend, _retry_after
 from deployments.generator.resumed import spoken
@@ -172,6 +173,12 @@ async def test_stops_seed_probabilities_and_json_reach_the_backend() -> None:
     assert (sent["seed"], sent["stop"], sent["logprobs"], sent["response_format"]) == (7, ["END"], True, {"type": "json_object"})
     assert "top_logprobs" not in sent
     assert (await request(generation(Sampling(top_logprobs=5), 5)))["top_logprobs"] == 5
+
+
+async def test_a_schema_reaches_the_backend_under_its_name() -> None:
+    sent = await request(generation(Sampling(schema=Schema("dog", b'{"type":"object"}', strict=True)), 5))
+    asked = {"name": "dog", "strict": True, "schema": {"type": "object"}}
+    assert sent["response_format"] == {"type": "json_schema", "json_schema": asked}
 
 
 @pytest.mark.parametrize(("sampling", "toolbox"), [(Sampling(json_object=True), Toolbox()), (Sampling(), Toolbox((Tool("f"),), "auto"))])

@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from deployments.core.config import Settings
+from deployments.core.shape import Schema
 from deployments.core.store import Store
 from deployments.core.types import Message, Principal, Reuse, Sampling, Search, Text, Tool, Toolbox, Turn, Usage
 from pipeline.cache import place, revision
@@ -64,6 +65,7 @@ CHANGES: dict[str, Change] = {
     "stop": sampled(stop=("\n",)),
     "top_logprobs": sampled(top_logprobs=0),
     "json_object": sampled(json_object=True),
+    "schema": lambda turn, chance: sampled(schema=Schema("x", b'{"maxLength":%d}' % chance.randrange(9)))(turn, chance),
     "system": _system,
     "history": _history,
     "moved": _moved,

@@ -1,0 +1,30 @@
+"""What the embedded model is held to is narrower than what was asked for, never wider."""
+
+import jsonschema
+import pytest
+
+from deployments.generator.tight import LONGEST_CHARS, MOST_ITEMS, tight
+
+
+def test_what_has_no_end_gets_one() -> None:
+    assert tight({"type": "string"})["maxLength"] == LONGEST_CHARS
+    assert tight({"type": "array", "items": {"type": "string"}}) == {
+        "type": "array", "maxItems": MOST_ITEMS, "items": {"type": "string", "maxLength": LONGEST_CHARS},
+    }  # fmt: skip
+    assert tight({"type": "object", "properties": {"type": {"type": "integer"}}})["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    "bound", [{"maxLength": 3}, {"minLength": 90}, {"minLength": 90, "maxLength": 100}, {"enum": ["a"]}, {"format": "date"}]
+)
+def test_bounds_of_the_callers_own_hold(bound: dict[str, object]) -> None:
+    made = tight({"type": "string"} | bound)
+    assert made | bound == made or made["maxLength"] < bound["maxLength"]
+    assert made.get("minLength", 0) <= made.get("maxLength", 1000)
+
+
+def test_what_fits_the_narrower_fits_the_wider() -> None:
+    wide = {"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}, {"type": "null"}]}}, "required": ["a"]}
+    for value, fits in (({"a": "x"}, True), ({"a": None}, True), ({"a": "x" * 61}, False), ({"a": None, "b": 1}, False)):
+        assert jsonschema.Draft202012Validator(tight(wide)).is_valid(value) is fits
+        assert jsonschema.Draft202012Validator(wide).is_valid(value)
