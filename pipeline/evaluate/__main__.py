@@ -13,6 +13,7 @@ from deployments.core.types import Message
 from deployments.embedder.model import load
 from deployments.retriever.fusion import VECTOR_SHARE, fuse
 from deployments.retriever.ranking import select
+from deployments.retriever.search import Hit
 from pipeline.evaluate import collections, tasks
 from pipeline.evaluate.collections import Collection
 from pipeline.evaluate.embeddings import Embeddings
@@ -109,7 +110,7 @@ def conversations(console: Console, turns: Collection, said: Mapping[str, Found]
     by_text, by_meaning = (
         find(turns, {name: getattr(one, kind) for name, one in ours.items()}, embeddings) for kind in ("text", "meaning")
     )
-    both = {name: msgspec.structs.replace(one, nearest=by_meaning[name].nearest) for name, one in by_text.items()}
+    both = {name: msgspec.structs.replace(one, nearest=_unmatched(by_meaning[name].nearest)) for name, one in by_text.items()}
     ways = {"last turn": said, "joined turns": find(turns, joined, embeddings), "ours": both}
     for part in collections.halves(turns):
         table = Table("query", "nDCG@10", "Recall@10", "Recall@100", "N", "empty", title=f"{part.name}, hybrid")
@@ -122,6 +123,11 @@ def conversations(console: Console, turns: Collection, said: Mapping[str, Found]
         emptied = {way: tasks.emptied({name: found[name] for name in part.questions}, least) for way, found in ways.items()}
         console.print(f"prompts that the relevance cut leaves without a passage: {emptied}")
         console.print(f"rewritten: {sum(not stands(one.text) and bool(one.history) for one in part.questions.values())}\n")
+
+
+def _unmatched(nearest: Sequence[Hit]) -> list[Hit]:
+    """Hits of one search that go with the text search of another, which has not found them."""
+    return [msgspec.structs.replace(hit, bm25=0.0) for hit in nearest]
 
 
 def justify(console: Console, trials: Sequence[tasks.Trial]) -> None:
