@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
@@ -218,6 +219,16 @@ class Hub:
         except (RedisError, OSError) as error:
             raise Overloaded("the response log is not available", retry_after_s=1) from error
 
+    async def _recorded(self, ref: LogRef, until: float) -> list[Delta]:
+        """The same, once Valkey is back, if it is by then."""
+        while True:
+            try:
+                return await self.recorded(ref)
+            except Overloaded:
+                if time.monotonic() >= until:
+                    raise
+                await asyncio.sleep(RETRY_S)
+
     @contextlib.contextmanager
     def follow(self, response_id: str) -> Generator[Follower]:
         """A follower of a response that is pushed to this process, from the first delta on, for as long as the context lasts."""
@@ -245,8 +256,9 @@ class Hub:
             await self._subscribe(channel)
         shared.followers.append(follower)
         try:
+            until = time.monotonic() + within_s
             await _patient(shared.subscribed, within_s)
-            follower.recall(await self.recorded(ref))
+            follower.recall(await self._recorded(ref, until))
             yield follower
         finally:
             shared.followers.remove(follower)

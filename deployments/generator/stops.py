@@ -1,4 +1,4 @@
-"""Cuts a text at the first of some stop texts, wherever the pieces break; sans-I/O."""
+"""Cuts a text at the first of some stop texts to be complete, wherever the pieces break; sans-I/O."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,8 @@ class Stops:
         if not self._stops:
             return text
         text, self._held = self._held + text, ""
-        found = min((place for stop in self._stops if (place := text.find(stop)) >= 0), default=-1)
+        ends = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
+        found = min(ends)[1] if ends else -1
         if self.stopped or found >= 0:
             said, self.stopped = "" if self.stopped else text[:found], True
             return said
