@@ -1,6 +1,5 @@
 """POST /v1/responses as it looks on the wire: what is honoured, what is echoed, what is refused."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -17,7 +16,7 @@ from deployments.core.types import DIRECT, Message, Principal, Sampling, Search,
 from deployments.gateway.filters import Filters, parse
 from deployments.gateway.items import RawItem, encoded, normalised, reference
 from deployments.gateway.schemas import MAX_TOOLS, schema
-from deployments.gateway.structured import JsonSchema, Kind, asked, known_kind
+from deployments.gateway.structured import JsonSchema, Kind, SchemaName, asked, known_kind
 from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, Labels, ModelName, Part, Text, Words, either, known, refuse
 
 INCLUDES = (
@@ -32,7 +31,6 @@ INCLUDES = (
 )
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 _UNBUILT = ("context_management", "moderation", "image", "access_programs", "prompt", "logit_bias")
-NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 MAX_ECHO_SCHEMA_BYTES = 16 << 10
 """A schema is repeated in several events, each of which readers built on aiohttp take up to 64 KiB."""
 _MAX_ECHO_BYTES = 512
@@ -66,7 +64,7 @@ class Format(Part):
     """The shape of the answer; `json_schema` has a name and a schema."""
 
     type: Kind = "text"
-    name: str | None = Field(None, max_length=64)
+    name: SchemaName | None = None
     description: Annotated[Words, Field(max_length=MAX_DESCRIPTION_CHARS)] | None = None
     strict: bool | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema")
@@ -247,8 +245,8 @@ class ResponseRequest(BaseModel):
         form = self.text.format if self.text else None
         if not form or form.type != "json_schema":
             return None
-        if not form.name or not NAME.fullmatch(form.name):
-            raise InvalidRequest("a name of letters, digits, _ and -", param="text.format.name", code="missing_required_parameter")
+        if not form.name:
+            raise InvalidRequest("name is required", param="text.format.name", code="missing_required_parameter")
         spec = JsonSchema(name=form.name, description=form.description, strict=form.strict, schema=form.schema_)
         made = asked(spec, "text.format.schema", held=not self.stream)
         if len(made.schema) > MAX_ECHO_SCHEMA_BYTES:

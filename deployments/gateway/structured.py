@@ -4,7 +4,7 @@ Source of the rules: https://platform.openai.com/docs/guides/structured-outputs#
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ MAX_PROPERTIES = 256
 MAX_ENUM = 256
 """Values of all enumerations together."""
 MAX_REPEATS = 2000
-"""What `maxLength`, `minItems` and their like may say; llama.cpp takes no longer repetition."""
+"""What `maxLength`, `minItems` and their like may say: a grammar repeats a rule so often."""
 
 _REPEATS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _ONE = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
@@ -30,10 +30,16 @@ _NAMED = ("properties", "$defs", "definitions", "patternProperties", "dependentS
 _FOREIGN = ("$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$vocabulary")
 
 
+KINDS = ("text", "json_object", "json_schema")
+Kind = Annotated[Text, Field(json_schema_extra={"enum": list(KINDS)})]
+"""The kinds of answers."""
+SchemaName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+
+
 class JsonSchema(Part):
     """A schema under a name."""
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: SchemaName
     description: Annotated[Words, Field(max_length=MAX_DESCRIPTION_CHARS)] | None = None
     strict: bool | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema")
@@ -107,12 +113,6 @@ def _nodes(schema: dict[str, Any], param: str) -> Iterator[tuple[dict[str, Any],
 
 def _wrong(message: str, param: str) -> InvalidRequest:
     return InvalidRequest(message, param=param[:300], code="invalid_json_schema")
-
-
-Kind = Annotated[Text, Field(json_schema_extra={"enum": ["text", "json_object", "json_schema"]})]
-"""The kinds of answers."""
-
-KINDS: tuple[Literal["text", "json_object", "json_schema"], ...] = ("text", "json_object", "json_schema")
 
 
 def known_kind(kind: str, param: str) -> None:

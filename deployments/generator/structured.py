@@ -98,8 +98,9 @@ def _asked_again(generation: Generation, said: str, wrong: str) -> tuple[Message
 
 
 def _added(first: Piece, second: Piece) -> Piece:
-    """The second answer with the tokens of both."""
-    used = second.usage
-    if first.usage and used:
-        used = Usage(first.usage.prompt_tokens + used.prompt_tokens, first.usage.completion_tokens + used.completion_tokens)
+    """The second answer with the tokens of both, where both were told."""
+    used = None
+    if first.usage and second.usage:
+        one, other = first.usage, second.usage
+        used = Usage(one.prompt_tokens + other.prompt_tokens, one.completion_tokens + other.completion_tokens)
     return msgspec.structs.replace(second, usage=used, chunks=first.chunks + second.chunks)

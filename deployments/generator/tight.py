@@ -12,9 +12,10 @@ _DEEPEST = 64
 def tight(schema: Any, level: int = 0) -> Any:
     """A schema whose values all fit the given one, with texts, lists and objects that end; patterns are left to the check afterwards.
 
-    llama.cpp holds to some patterns and passes over others.
+    llama.cpp holds to some patterns and passes over others. What is put together of several schemas (`allOf`) is left as it is: to
+    close each would leave nothing.
     """
-    if not isinstance(schema, dict) or level > _DEEPEST:
+    if not isinstance(schema, dict) or "allOf" in schema or level > _DEEPEST:
         return schema
     made = {name: _within(name, value, level) for name, value in schema.items() if name not in ("pattern", "default", "examples")}
     kinds = schema.get("type")
@@ -23,7 +24,7 @@ def tight(schema: Any, level: int = 0) -> Any:
         made["maxLength"] = _bound(schema, "Length", LONGEST_CHARS)
     if "array" in kinds:
         made["maxItems"] = _bound(schema, "Items", MOST_ITEMS)
-    if schema.get("properties"):
+    if (named := schema.get("properties")) and named.keys() >= set(schema.get("required", ())):
         made["additionalProperties"] = False
     return made
 
@@ -37,6 +38,6 @@ def _bound(schema: dict[str, Any], what: str, most: int) -> int:
 def _within(name: str, value: Any, level: int) -> Any:
     if name in ("properties", "$defs", "definitions") and isinstance(value, dict):
         return {key: tight(one, level + 1) for key, one in value.items()}
-    if name in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(value, list):
+    if name in ("anyOf", "oneOf", "prefixItems") and isinstance(value, list):
         return [tight(one, level + 1) for one in value]
     return tight(value, level + 1) if name in ("items", "additionalProperties") else value

@@ -28,3 +28,10 @@ def test_what_fits_the_narrower_fits_the_wider() -> None:
     for value, fits in (({"a": "x"}, True), ({"a": None}, True), ({"a": "x" * 61}, False), ({"a": None, "b": 1}, False)):
         assert jsonschema.Draft202012Validator(tight(wide)).is_valid(value) is fits
         assert jsonschema.Draft202012Validator(wide).is_valid(value)
+
+
+def test_what_closing_would_leave_no_value_for_stays_open() -> None:
+    named = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["b"]}
+    joined = {"allOf": [{"properties": {"a": {"type": "integer"}}}, {"properties": {"b": {"type": "integer"}}}]}
+    assert jsonschema.Draft202012Validator(tight(named)).is_valid({"b": 1})
+    assert jsonschema.Draft202012Validator(tight(joined)).is_valid({"a": 1, "b": 1})
