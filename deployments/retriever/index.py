@@ -42,7 +42,7 @@ WAIT_S = 2.0
 """How long a search waits for a rebuild where it has nothing else to answer from."""
 RETRY_S = 5.0
 """When to come back for the result of a rebuild."""
-PROBES = 12
+PROBES = 16
 """Partitions of an index of vectors that are read; under a condition, as many more as it takes to find `limit` rows that meet it."""
 SETTLES = 4
 """Searches made anew, at most, to have all of their steps see one version of a table that is written to."""
