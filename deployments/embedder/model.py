@@ -1,5 +1,6 @@
 """Loads the embedding model: ONNX for the embedded one, sentence-transformers for any other."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from importlib.metadata import distribution
 from pathlib import Path
@@ -13,7 +14,7 @@ from deployments.core.config import Settings
 from deployments.core.types import Vectors
 from deployments.embedder.tokens import WHEEL, Tokens, clean, wheel
 
-GRAPH = 2
+GRAPH = 3
 """Raised whenever `graph.py` writes another graph, so that old files are not used."""
 TOKEN_CHARS = 4
 
@@ -42,21 +43,24 @@ class OnnxEncoder:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self._tokens = tokens
-        self.dimensions = self.encode(["warm up"]).shape[1]
+        self.dimensions: int = self._session.get_outputs()[0].shape[1]
+        self.encode(["warm up"])
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """See Encodes; exact."""
         return [len(encoding) for encoding in self._tokens.encode(texts)]
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """See Encodes; the limit is 256 tokens."""
+        """See Encodes; the limit is 256 tokens. Texts of as many tokens are encoded together."""
+        alike: dict[int, list[int]] = defaultdict(list)
         encodings = self._tokens.encode(texts)
-        ids = np.zeros((len(encodings), max(len(encoding) for encoding in encodings)), np.int64)
-        mask = np.zeros_like(ids)
-        for row, encoding in enumerate(encodings):
-            ids[row, : len(encoding)] = encoding.ids
-            mask[row, : len(encoding)] = 1
-        return cast(Vectors, self._session.run(["vectors"], {"ids": ids, "mask": mask})[0])
+        for place, encoding in enumerate(encodings):
+            alike[len(encoding)].append(place)
+        vectors = np.empty((len(texts), self.dimensions), np.float32)
+        for places in alike.values():
+            ids = np.array([encodings[place].ids for place in places], np.int64)
+            vectors[places] = cast(Vectors, self._session.run(["vectors"], {"ids": ids})[0])
+        return vectors
 
 
 class TorchEncoder:
