@@ -9,8 +9,9 @@ from deployments.core.conversations import Conversations, Summary
 from deployments.core.ids import new_id
 from deployments.core.jobs import Job
 from deployments.core.lease import BACKGROUND, Want
+from deployments.core.models import DIRECT
 from deployments.core.ports import Embeds, Generates
-from deployments.core.types import DIRECT, Generation, LogRef, Message, Sampling, Text
+from deployments.core.types import Generation, LogRef, Message, Sampling, Text
 from deployments.worker.work import Means, Reason
 from pipeline.prompts.summarise import summarise
 from pipeline.session import clip, spoken

@@ -35,6 +35,16 @@ class TenantRow(Base):
     region: Mapped[str | None] = mapped_column(String(64))
     retention_days: Mapped[int | None] = mapped_column(Integer)
     cache: Mapped[str] = mapped_column(String(16), server_default="off")
+    threshold: Mapped[float | None] = mapped_column(Float)
+
+
+class ModelRow(Base):
+    """A logical model as an administrator has set it; without a `spec` it hides the one of the settings that has its name."""
+
+    __tablename__ = "models"
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    spec: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    changed_at: Mapped[int] = mapped_column(BigInteger)
 
 
 class KeyRow(Base):

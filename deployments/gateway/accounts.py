@@ -3,6 +3,7 @@
 from typing import Literal
 
 from deployments.core.keys import ScopeName
+from deployments.core.models import Model
 from deployments.core.tenants import LimitTerms
 from deployments.core.types import Caching
 from deployments.gateway.shapes import Shape
@@ -22,6 +23,7 @@ class Tenant(Shape):
     region: str | None
     retention_days: int | None
     cache: Caching
+    threshold: float | None
 
 
 class TenantPage(Shape):
@@ -30,6 +32,19 @@ class TenantPage(Shape):
     object: Literal["list"]
     data: list[Tenant]
     has_more: bool
+
+
+class LogicalModel(Model):
+    """A model that callers name; the keys of its backends are not shown."""
+
+    object: Literal["logical_model"]
+
+
+class LogicalModels(Shape):
+    """All models."""
+
+    object: Literal["list"]
+    data: list[LogicalModel]
 
 
 class ApiKey(Shape):

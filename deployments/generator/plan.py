@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from random import Random
 
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, Overloaded, Throttled, Unreachable
-from deployments.core.sections import Contract, Resilience, Upstream
-from deployments.core.types import Tier
+from deployments.core.models import Contract, Tier, Upstream
+from deployments.core.sections import Resilience
 from deployments.generator.budget import Budget
 from deployments.generator.standing import Call, Standings
 

@@ -9,9 +9,9 @@ from redis.exceptions import RedisError
 from deployments.core.collector import relax
 from deployments.core.config import Settings
 from deployments.core.follow import STOP_CHANNEL, receive
+from deployments.core.models import Upstream
 from deployments.core.outbox import RETRY_S, Outbox
 from deployments.core.ports import Relay
-from deployments.core.sections import Upstream
 from deployments.core.types import Generation, Outcome
 from deployments.core.valkey import connect
 from deployments.generator.backends import Backend
@@ -40,7 +40,8 @@ class Generator:
         """A client of a backend; one without an address is the embedded one."""
         if self._llama and not upstream.base_url:
             return Backend(self._llama.base_url, self._llama.api_key, upstream.model, self._settings, embedded=True)
-        return Backend(upstream.base_url, upstream.api_key.get_secret_value(), upstream.model, self._settings)
+        key = self._settings.keys.get(upstream.key, upstream.api_key) if upstream.key else upstream.api_key
+        return Backend(upstream.base_url, key.get_secret_value(), upstream.model, self._settings)
 
     async def ping(self) -> None:
         """Answer."""

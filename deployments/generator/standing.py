@@ -6,8 +6,8 @@ from random import Random
 
 import msgspec
 
-from deployments.core.sections import Resilience, Upstream
-from deployments.core.types import Tier
+from deployments.core.models import Tier, Upstream
+from deployments.core.sections import Resilience
 from deployments.generator.breaker import Breaker
 
 DECAY_S = 10.0

@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import ask, audit, doctor, files, index, ingest, keys, openapi, reload, serve, stop, stores, tenants
+from pipeline.cli import ask, audit, doctor, files, index, ingest, keys, models, openapi, reload, serve, stop, stores, tenants
 
 app = typer.Typer(
     name="headrace",
@@ -22,6 +22,7 @@ app.add_typer(stores.app, name="stores")
 app.add_typer(files.app, name="files")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
+app.add_typer(models.app, name="models")
 app.add_typer(audit.app, name="audit")
 app.add_typer(index.app, name="index")
 
