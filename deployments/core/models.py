@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
 PRIMARY = "primary"
 """The name of the backend that `generator.base_url` is, or the embedded one."""
@@ -58,16 +58,12 @@ class Upstream(Section):
     max_ongoing: int = Field(default=1 << 20, ge=1, description="Calls of one generator that it takes at once.")
     tier: Tier | None = Field(default=None, description="The questions it is for: `small` (simple ones), `large`, or all of them.")
     continues: bool = Field(default=True, description="Whether it goes on with a last message of the assistant, as vLLM and llama.cpp do.")
-    abilities: frozenset[Ability] = Field(
-        default=frozenset({"tools", "json_schema"}), description="What it takes beside text: `vision`, `tools`, `json_schema`."
+    abilities: tuple[Ability, ...] = Field(
+        default=("tools", "json_schema"), max_length=8, description="What it takes beside text: `vision`, `tools`, `json_schema`."
     )
     context_size: int | None = Field(default=None, ge=64, description="Tokens of prompt and answer it takes; longer ones pass it over.")
     input_cost: float = Field(default=0, ge=0, allow_inf_nan=False, description="What a million tokens read cost.")
     output_cost: float = Field(default=0, ge=0, allow_inf_nan=False, description="What a million tokens written cost, in the same money.")
-
-    @field_serializer("abilities")
-    def _sorted(self, abilities: frozenset[Ability]) -> list[Ability]:
-        return sorted(abilities)
 
 
 class Listed(Upstream):

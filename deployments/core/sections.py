@@ -193,8 +193,8 @@ class Generator(Section):
         description="Where a backend breaks off within an answer: another one goes on behind it (`continue`), begins anew and what it "
         "says again is dropped (`restart`), or the answer fails (`fail`).",
     )
-    abilities: frozenset[Ability] = Field(
-        default=frozenset({"tools", "json_schema"}), description="What this backend takes beside text: `vision`, `tools`, `json_schema`."
+    abilities: tuple[Ability, ...] = Field(
+        default=("tools", "json_schema"), max_length=8, description="What this backend takes beside text: `vision`, `tools`, `json_schema`."
     )
     context_size: int | None = Field(
         default=None, ge=64, description="Tokens of prompt and answer that this backend takes; longer ones pass it over."
