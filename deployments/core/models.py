@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, SecretStr, StringConstraints, Tag, model_validator
 
 PRIMARY = "primary"
 """The name of the backend that `generator.base_url` is, or the embedded one."""
@@ -84,13 +84,23 @@ class Listed(Upstream):
         return self
 
 
+def _kind(value: object) -> str:
+    return "<name>" if isinstance(value, str) else "<own>"
+
+
+Backend = Annotated[Annotated[Name, Tag("<name>")] | Annotated[Listed, Tag("<own>")], Discriminator(_kind)]
+"""The name of a backend that is configured, or one of the model's own."""
+
+
 class Model(Section):
     """A model that callers name: whether it answers from passages, and the backends that answer for it, the first to be asked first."""
 
     name: ModelName
     retrieves: bool = Field(default=True, description="Whether it answers from the caller's documents, as `headrace` does.")
-    backends: Annotated[tuple[Name | Listed, ...], Field(max_length=MAX_BACKENDS)] = Field(
-        default=(), description="Its backends, in order: the name of a configured one, or one of its own; none: all that are configured."
+    backends: tuple[Backend, ...] = Field(
+        default=(),
+        max_length=MAX_BACKENDS,
+        description="Its backends, in order: the name of a configured one, or one of its own; none: all that are configured.",
     )
     on_break: Contract | None = Field(default=None, description="In place of `generator.on_break`.")
     limits: Rates = Rates()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from deployments.core.catalogue import FRESH_S, MAX_MODELS, Catalogue, Models, handling
 from deployments.core.config import Settings
@@ -18,7 +18,7 @@ from tests.fakes import Clock, database
 
 SMALL = Upstream(name="small", base_url="http://small/v1", model="s", tier="small", rank=7)
 SEED = Model(name="seed", backends=("small",))
-SETTINGS = Settings(generator=Generator(fallbacks=(SMALL,), keys={"ours": "secret"}), models=(SEED,))  # pyright: ignore[reportArgumentType]
+SETTINGS = Settings(generator=Generator(fallbacks=(SMALL,), keys={"ours": SecretStr("secret")}), models=(SEED,))
 OWN: dict[str, Any] = {"name": "own", "base_url": "https://own.example/v1", "model": "m", "key": "ours", "tier": "large"}
 
 
