@@ -9,6 +9,7 @@ from functools import cached_property
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
+from deployments.core.account import Account
 from deployments.core.catalogue import Catalogue
 from deployments.core.config import Settings
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidOutput, Overloaded, StreamInterrupted
@@ -120,7 +121,7 @@ class Flow:
                 _logger.info("turn %s goes to the %s tier: %s", turn.id, found[0].tier, found[0].reason)
             if turn.handling.shows_route:
                 run.slot.routed(found[0])
-            generation = self._generation(turn, writer, *found)
+            generation = self._generation(turn, run, *found)
             if turn.model not in BUILT_IN:
                 generation = msgspec.structs.replace(generation, model=await self.catalogue.get(run.store, turn.model))
             run.slot.reads(generation.messages)
@@ -238,12 +239,12 @@ class Flow:
             return False
         return answerable(turn.question, passages) < LEAST
 
-    def _generation(self, turn: Turn, writer: Writer, route: Route, passages: tuple[Passage, ...]) -> Generation:
+    def _generation(self, turn: Turn, run: Run, route: Route, passages: tuple[Passage, ...]) -> Generation:
         quoting = self.settings.generator.quoting and not turn.toolbox.tools and not turn.sampling.owes_json
         chosen = excerpts(turn.question, passages) if quoting else ()
         sources = compress(passages, chosen) if chosen else abridge(turn.question, passages, route.context_tokens, turn.earlier)
         return Generation(
-            log=_log(writer),
+            log=_log(run.writer),
             messages=compose(turn.messages, sources, searched=route.retrieve),
             sampling=turn.sampling,
             passages=passages,
@@ -252,7 +253,15 @@ class Flow:
             quotes=tuple(excerpt.text for excerpt in chosen),
             toolbox=turn.toolbox,
             tier=route.tier,
+            account=_account(turn, route),
+            hedged=run.awaited and turn.handling.service != "flex",
         )
+
+
+def _account(turn: Turn, route: Route) -> Account:
+    """To whose account the model calls of a turn go."""
+    taken = "grounded" if route.retrieve else "direct"
+    return Account(turn.principal.key_id, turn.principal.user or "", turn.model, f"{taken}/{route.tier}" if route.tier else taken)
 
 
 def _said(writer: Writer) -> str:

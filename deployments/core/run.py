@@ -63,7 +63,8 @@ class Open:
 class Run:
     """One run of a turn: the log it writes, the tape of that log, the database, what keeps the outcome, and the right to a backend.
 
-    `vector` is the embedding of the question where it is known already.
+    `vector` is the embedding of the question where it is known already. An answer that is `awaited` has a client who waits for its first
+    word.
     """
 
     writer: Writer
@@ -72,6 +73,7 @@ class Run:
     keep: Keep = forget
     slot: Slot = field(default_factory=Open)
     vector: Vector | None = None
+    awaited: bool = True
 
 
 class Answers(Protocol):

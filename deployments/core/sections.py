@@ -153,6 +153,12 @@ class Resilience(Section):
     longest_backoff_s: float = Field(
         default=2, gt=0, description="The longest such pause, also where a backend asks for one (Retry-After)."
     )
+    hedge_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="An answer that somebody waits for and that has not begun after so long is asked of a second backend too; who speaks "
+        "first answers. Spends a retry. None: never.",
+    )
     retry_share: float = Field(default=0.08, ge=0, le=1, description="Retries at most, as part of all calls.")
     spare_retries: int = Field(default=20, ge=0, description="Retries that are there before any call.")
     most_retries: int = Field(default=100, ge=1, description="Retries that quiet times can save up.")

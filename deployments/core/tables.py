@@ -305,6 +305,28 @@ class UsageRow(Base):
     completion_tokens: Mapped[int] = mapped_column(BigInteger)
 
 
+class LedgerRow(Base):
+    """What attempts at model calls of one day (in days since 1970, UTC) came to, for each of the columns before `attempts`.
+
+    `outcome` is `ok`, `stopped` or the code of an error; `nano_cost` is in billionths of the money that the backends' costs are in.
+    """
+
+    __tablename__ = "ledger"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    day: Mapped[int] = mapped_column(Integer, primary_key=True)
+    key_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[str] = mapped_column(String(256), primary_key=True)
+    model: Mapped[str] = mapped_column(String(256), primary_key=True)
+    route: Mapped[str] = mapped_column(String(64), primary_key=True)
+    prompt: Mapped[str] = mapped_column(String(256), primary_key=True)
+    backend: Mapped[str] = mapped_column(String(64), primary_key=True)
+    outcome: Mapped[str] = mapped_column(String(64), primary_key=True)
+    attempts: Mapped[int] = mapped_column(BigInteger)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    nano_cost: Mapped[int] = mapped_column(BigInteger)
+
+
 class AttemptRow(Base):
     """A request with an idempotency key, by a digest of both: who answers it, until when, and its reply, sealed, once there is one.
 

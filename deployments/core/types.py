@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from deployments.core.account import Account
 from deployments.core.filters import Filter, Value
 from deployments.core.handling import Handling
 from deployments.core.images import Image
@@ -372,7 +373,7 @@ class Generation(msgspec.Struct, frozen=True):
 
     `deadline_s` is what is left of the turn's time, in seconds. Where there are `quotes`, best first, the answer consists of them.
     Backends of another `tier` are asked where those of this one take no calls; None has no preference. A `model` of the catalogue says
-    which backends may be asked; None is all that are configured.
+    which backends may be asked; None is all that are configured. One that is `hedged` may be asked of two backends at once.
     """
 
     log: LogRef
@@ -385,6 +386,8 @@ class Generation(msgspec.Struct, frozen=True):
     toolbox: Toolbox = Toolbox()
     tier: Tier | None = None
     model: Model | None = None
+    account: Account = Account()
+    hedged: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -31,6 +31,11 @@ class Standing:
         self._latency_s = max(took_s, kept * self._latency_s + (1 - kept) * took_s)
         self._measured = now
 
+    def waited(self, now: float, so_long_s: float) -> None:
+        """Note that a first token had not come after so long, where that is longer than was known."""
+        if so_long_s > self._latency_s:
+            self.answered(now, so_long_s)
+
     @property
     def cost(self) -> float:
         """What one more call can expect to wait, in seconds, roughly."""
@@ -105,4 +110,6 @@ class Call(msgspec.Struct):
 
     def leave(self, now: float) -> None:
         """Note that its caller went away, where it has not ended: a backend that was heard is well."""
+        if not self.heard and not self.ended:
+            self.standing.waited(now, now - self.began)
         self.end(now, True if self.heard else None)
