@@ -110,6 +110,32 @@ class Use(Shape):
     data: list[DayUse]
 
 
+class LedgerEntry(Shape):
+    """Attempts at model calls that are alike in what was asked for, and what they came to; `cost` is in the backends' money."""
+
+    day: str | None = None
+    tenant: str | None = None
+    key_id: str | None = None
+    user: str | None = None
+    model: str | None = None
+    route: str | None = None
+    prompt: str | None = None
+    backend: str | None = None
+    outcome: str | None = None
+    attempts: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+
+
+class LedgerPage(Shape):
+    """A page of the ledger."""
+
+    object: Literal["list"]
+    data: list[LedgerEntry]
+    has_more: bool
+
+
 class AuditVerdict(Shape):
     """Whether the record is as it was written."""
 

@@ -30,6 +30,7 @@ from deployments.gateway.api import (
     session_tokens,
     sockets,
     uploads,
+    usage,
     vector_stores,
 )
 from deployments.gateway.context import App, Context
@@ -42,7 +43,7 @@ from deployments.gateway.rules import rules
 
 _ANSWERS = (chat_completions, completions, responses, sockets, conversations, embeddings, models)
 _STORES = (vector_stores, file_batches, search)
-_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, catalogue, health)
+_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, catalogue, usage, health)
 
 
 def build_app(context: Context) -> App:

@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import ask, audit, doctor, files, index, ingest, keys, models, openapi, reload, serve, stop, stores, tenants
+from pipeline.cli import ask, audit, doctor, files, index, ingest, keys, models, openapi, reload, serve, stop, stores, tenants, usage
 
 app = typer.Typer(
     name="headrace",
@@ -17,6 +17,7 @@ app.command("reload")(reload.reload)
 app.command("ingest")(ingest.ingest)
 app.command("ask")(ask.ask)
 app.command("doctor")(doctor.doctor)
+app.command("usage")(usage.usage)
 app.command("openapi")(openapi.openapi)
 app.add_typer(stores.app, name="stores")
 app.add_typer(files.app, name="files")
