@@ -96,8 +96,9 @@ def place(turn: Turn, lock: Lock, corpus: int, revision: bytes) -> Place:
     caller = turn.principal
     who = (caller.tenant, caller.user, sorted(caller.scopes), None if caller.models is None else sorted(caller.models))
     asked = max(place for place, message in enumerate(turn.messages) if message.role == "user")
-    around = (*turn.messages[:asked], Message("user", ""), *turn.messages[asked + 1 :])
-    what = (turn.model, turn.sampling, around, asked, turn.toolbox, turn.search, turn.store_id, corpus, revision)
+    around = (*turn.messages[:asked], Message("user", "", images=turn.messages[asked].images), *turn.messages[asked + 1 :])
+    handled = (turn.handling.recipe, turn.handling.threshold, turn.handling.service)
+    what = (turn.model, handled, turn.sampling, around, asked, turn.toolbox, turn.search, turn.store_id, corpus, revision)
     partition = _encode((who, what))
     numbers = re.findall(r"\d+", turn.question)
     return Place(caller.tenant, lock, lock.mark(_encode((partition, numbers))), lock.mark(_encode((partition, turn.question, "exact"))))

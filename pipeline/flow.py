@@ -4,13 +4,17 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
+from deployments.core.account import Account
+from deployments.core.catalogue import Catalogue
 from deployments.core.config import Settings
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidOutput, Overloaded, StreamInterrupted
 from deployments.core.log import Writer, fenced
+from deployments.core.models import BUILT_IN
 from deployments.core.ports import Embeds, Generates, Retrieves, Routes
 from deployments.core.run import Run, forget
 from deployments.core.types import (
@@ -72,6 +76,11 @@ class Flow:
     generates: Generates
     half_lives: HalfLives = field(default_factory=HalfLives)
 
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The models, as this process last read them."""
+        return Catalogue(self.settings)
+
     async def answer(self, turn: Turn, run: Run) -> None:
         """Write the whole response of a turn to its log, however it ends; raises CancelledError, and what fenced the log off.
 
@@ -110,7 +119,11 @@ class Flow:
                 return writer.finished(_unanswered(writer))
             if found[0].tier:
                 _logger.info("turn %s goes to the %s tier: %s", turn.id, found[0].tier, found[0].reason)
-            generation = self._generation(turn, writer, *found)
+            if turn.handling.shows_route:
+                run.slot.routed(found[0])
+            generation = self._generation(turn, run, *found)
+            if turn.model not in BUILT_IN:
+                generation = msgspec.structs.replace(generation, model=await self.catalogue.get(run.store, turn.model))
             run.slot.reads(generation.messages)
             async with run.slot:
                 try:
@@ -153,11 +166,21 @@ class Flow:
 
     async def _embed(self, turn: Turn, run: Run, question: Asked) -> Vector | None:
         """The embedding of the question, once for all who use it; None where nobody does."""
-        if not (turn.store_id or turn.conversation_id or self.settings.generator.tiered) or not turn.question.strip():
+        if not (turn.store_id or turn.conversation_id or self._tiered(turn)) or not turn.question.strip():
             return None
         if run.vector is not None and question.meaning == turn.question:
             return run.vector
-        return (await self.embeds.embed([question.meaning], turn.principal))[0]
+        try:
+            return (await self.embeds.embed([question.meaning], turn.principal))[0]
+        except HeadraceError as error:
+            if turn.store_id or turn.conversation_id:
+                raise
+            _logger.warning("turn %s goes to any tier: %s", turn.id, error)
+            return None
+
+    def _tiered(self, turn: Turn) -> bool:
+        """Whether it matters how complex the question is."""
+        return self.settings.generator.tiered or turn.handling.tiered
 
     async def _recall(self, turn: Turn, run: Run, vector: Vector | None) -> tuple[Message, ...]:
         """The messages of the turn with what its conversation brings to mind."""
@@ -172,10 +195,10 @@ class Flow:
         direct answer.
         """
         writer = run.writer
-        if vector is None or not (turn.store_id or self.settings.generator.tiered):
+        if vector is None or not (turn.store_id or self._tiered(turn)):
             return UNGROUNDED, ()
         if not turn.store_id:
-            return await self.routes.route(turn, vector), ()
+            return await self._tier(turn, vector), ()
         if turn.search and not any(isinstance(delta, Searching) for delta in writer.written):
             writer.searching([turn.question])
         search = asyncio.create_task(self._search(turn, run, Query(turn.principal, turn.store_id, question.text, vector)))
@@ -189,6 +212,14 @@ class Flow:
         if turn.search and not any(isinstance(delta, Searched) for delta in writer.written):
             writer.searched([Hit(p.file_id, p.filename, p.score, p.chunk.text, p.attributes) for p in passages])
         return route, passages
+
+    async def _tier(self, turn: Turn, vector: Vector) -> Route:
+        """The route of a turn with nothing to search; without the router it has no tier, but it is answered."""
+        try:
+            return await self.routes.route(turn, vector)
+        except HeadraceError as error:
+            _logger.warning("turn %s goes to any tier: %s", turn.id, error)
+            return UNGROUNDED
 
     async def _search(self, turn: Turn, run: Run, query: Query) -> tuple[Passage, ...]:
         """The passages of a query, as many as the turn has use for, by how fast its store ages."""
@@ -208,12 +239,12 @@ class Flow:
             return False
         return answerable(turn.question, passages) < LEAST
 
-    def _generation(self, turn: Turn, writer: Writer, route: Route, passages: tuple[Passage, ...]) -> Generation:
+    def _generation(self, turn: Turn, run: Run, route: Route, passages: tuple[Passage, ...]) -> Generation:
         quoting = self.settings.generator.quoting and not turn.toolbox.tools and not turn.sampling.owes_json
         chosen = excerpts(turn.question, passages) if quoting else ()
         sources = compress(passages, chosen) if chosen else abridge(turn.question, passages, route.context_tokens, turn.earlier)
         return Generation(
-            log=_log(writer),
+            log=_log(run.writer),
             messages=compose(turn.messages, sources, searched=route.retrieve),
             sampling=turn.sampling,
             passages=passages,
@@ -222,7 +253,15 @@ class Flow:
             quotes=tuple(excerpt.text for excerpt in chosen),
             toolbox=turn.toolbox,
             tier=route.tier,
+            account=_account(turn, route),
+            hedged=run.awaited and turn.handling.service != "flex",
         )
+
+
+def _account(turn: Turn, route: Route) -> Account:
+    """To whose account the model calls of a turn go."""
+    taken = "grounded" if route.retrieve else "direct"
+    return Account(turn.principal.key_id, turn.principal.user or "", turn.model, f"{taken}/{route.tier}" if route.tier else taken)
 
 
 def _said(writer: Writer) -> str:

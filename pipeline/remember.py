@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deployments.core.account import Account
 from deployments.core.config import Settings
 from deployments.core.conversations import Conversations, Summary
 from deployments.core.ids import new_id
 from deployments.core.jobs import Job
 from deployments.core.lease import BACKGROUND, Want
+from deployments.core.models import DIRECT
 from deployments.core.ports import Embeds, Generates
-from deployments.core.types import DIRECT, Generation, LogRef, Message, Sampling, Text
+from deployments.core.types import Generation, LogRef, Message, Sampling, Text
 from deployments.worker.work import Means, Reason
 from pipeline.prompts.summarise import summarise
 from pipeline.session import clip, spoken
@@ -88,7 +90,15 @@ class Remember:
         short = [Message(message.role, clip(message.content, max(16, _PROMPT_TOKENS // len(said)))) for message in said]
         sampling = Sampling(max_tokens=self.settings.session.summary_tokens, temperature=0.0)
         log = LogRef(name, job.tenant, (means.hub.channel,), record=False)
-        generation = Generation(log, summarise(before, short), sampling, (), (), _SUMMARY_S)
+        generation = Generation(
+            log,
+            summarise(before, short),
+            sampling,
+            (),
+            (),
+            _SUMMARY_S,
+            account=Account(job.principal.key_id, model=DIRECT, route="summary"),
+        )
         most, longest_s = self.settings.session.summary_tokens, self.settings.admission.background_wait_s
         prompt = await means.gate.vocabulary.count(generation.messages)
         want = Want(DIRECT, prompt, most, most, longest_s, service=BACKGROUND, requests=0)

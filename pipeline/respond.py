@@ -53,7 +53,7 @@ class Respond:
                     await _rewritten(means, ref)
                 await writer.seize()
                 tape.recall(writer.written)
-                await self._go_on(means, job, Run(writer, tape, means.store, _keeper(means, job)))
+                await self._go_on(means, job, Run(writer, tape, means.store, _keeper(means, job), awaited=False))
                 await writer.drain()
             except StreamInterrupted as error:
                 if error.wire_code != fenced().wire_code:

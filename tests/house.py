@@ -26,7 +26,7 @@ from deployments.core.outbox import Outbox
 from deployments.core.refusals import Refusals
 from deployments.core.run import Run
 from deployments.core.tokens import Tokens
-from deployments.core.types import Citation, Cited, Outcome, Text, Turn, Usage
+from deployments.core.types import Citation, Cited, Outcome, Route, Text, Turn, Usage
 from deployments.core.usage import Books
 from deployments.gateway.app import build_app
 from deployments.gateway.context import Context, Stages
@@ -51,12 +51,16 @@ class Script:
     ended_early: int = 0
     held: bool = False
     """While this is true nothing is said behind what was."""
+    route: Route | None = None
+    """Where turns are said to go that want to be told."""
 
     async def answer(self, turn: Turn, run: Run) -> None:
         self.turns.append(turn)
         writer = run.writer
         if not writer.written:
             writer.open()
+        if self.route and turn.handling.shows_route:
+            run.slot.routed(self.route)
         try:
             async with run.slot:
                 await self._say(writer, [turn.question] if self.echoes else self.pieces)
@@ -141,6 +145,8 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
             max_body_bytes=20_000,
             max_messages=5,
             max_tokens=100,
+            max_images=2,
+            max_image_bytes=1024,
             max_streams=3,
             max_sockets=3,
             max_socket_answers=2,

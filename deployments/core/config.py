@@ -12,6 +12,7 @@ from typing import Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from deployments.core.models import BUILT_IN, Model
 from deployments.core.sections import (
     Admission,
     Cache,
@@ -57,6 +58,9 @@ class Settings(BaseSettings):
     retriever: Retriever = Retriever()
     router: Router = Router()
     generator: Generator = Generator()
+    models: tuple[Model, ...] = Field(
+        default=(), max_length=100, description="Logical models that are there from the start; those in SQL go before them."
+    )
     admission: Admission = Admission()
     session: Session = Session()
     worker: Worker = Worker()
@@ -67,9 +71,26 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _scored(self) -> Self:
-        if self.generator.tiered and self.embedder.model != "embedded":
-            raise ValueError("tiers need embedder.model 'embedded': the complexity of a question is learnt from its vectors")
+        if self.generator.tiered:
+            self._sound_tiers()
+        for model in self.models:
+            self.check(model)
+        if len({model.name for model in self.models}) < len(self.models):
+            raise ValueError("models: each has a name of its own")
         return self
+
+    def check(self, model: Model) -> None:
+        """Raises ValueError for a model that can not be in the catalogue, as it names what is not configured."""
+        if model.name in BUILT_IN:
+            raise ValueError(f"models: {model.name!r} is there in any case")
+        if wrong := model.strangers({one.name: one for one in self.generator.upstreams}, self.generator.keys):
+            raise ValueError(f"models: {model.name!r}: {wrong[0]}")
+        if model.tiered:
+            self._sound_tiers()
+
+    def _sound_tiers(self) -> None:
+        if self.embedder.model != "embedded":
+            raise ValueError("tiers need embedder.model 'embedded': the complexity of a question is learnt from its vectors")
 
     @classmethod
     def settings_customise_sources(

@@ -22,8 +22,10 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, Respon
 from deployments.core import config
 from deployments.core.errors import HeadraceError, Overloaded
 from deployments.core.ids import new_id
-from deployments.core.lease import BACKGROUND, INTERACTIVE, Answer, Lease, Want, refusal
+from deployments.core.images import IMAGE_TOKENS
+from deployments.core.lease import BACKGROUND, FLEXIBLE, INTERACTIVE, Answer, Lease, Want, refusal
 from deployments.core.limits import Policy
+from deployments.core.models import Rates
 from deployments.core.tokenizer import Vocabulary
 from deployments.core.types import Principal, Turn
 from deployments.core.usage import Books
@@ -141,10 +143,15 @@ class Gate:
     async def want(self, turn: Turn, service: str = INTERACTIVE, requests: int = 1, slot: bool = True) -> Want:
         """What answering a turn takes, as far as it is known before."""
         prompt = await self.vocabulary.count(turn.messages, turn.toolbox) + (self._generator.context_tokens if turn.store_id else 0)
+        prompt += IMAGE_TOKENS * sum(len(message.images) for message in turn.messages)
         usual = self._generator.default_max_tokens
         longest_s = self._settings.background_wait_s if service == BACKGROUND else min(self._settings.wait_s, turn.deadline_s)
         most = turn.sampling.max_tokens or usual
-        return Want(turn.model, prompt, most, usual, longest_s, turn.conversation_id or "", service, requests, slot)
+        handling = turn.handling
+        if service == INTERACTIVE and handling.service == "flex":
+            service = FLEXIBLE
+        rates = Rates(requests_per_minute=handling.requests_per_minute, tokens_per_minute=handling.tokens_per_minute)
+        return Want(turn.model, prompt, most, usual, longest_s, turn.conversation_id or "", service, requests, slot, rates)
 
     async def look(self) -> Load:
         """What runs and waits, everywhere; raises Overloaded where Valkey is away."""
@@ -174,7 +181,7 @@ class Gate:
             "block": settings.top_up_tokens,
             "most_waiting": settings.max_waiting,
             "most_waiting_each": settings.max_waiting_each,
-            "rates": lease.rates(settings.models.get(lease.want.model)),
+            "rates": lease.rates(settings.models.get(lease.want.model, lease.want.rates)),
             "pool": {
                 "low": self._pool.low,
                 "high": self._pool.high,

@@ -83,7 +83,7 @@ class Grants:
         tenant = grant.tenant if grant else await self.tenant(principal.tenant)
         if tenant is None:
             return Policy()
-        return Policy(tenant.limits, grant.limits if grant else Limits(), tenant.weight, tenant.cache)
+        return Policy(tenant.limits, grant.limits if grant else Limits(), tenant.weight, tenant.cache, tenant.threshold)
 
     async def _read(self, which: ColumnElement[bool]) -> Grant | None:
         now = self._store.clock()  # before the read, so that what is trusted is never older than it may be

@@ -10,12 +10,12 @@ import msgspec
 
 from deployments.core.errors import HeadraceError, InvalidRequest, Overloaded, RateLimited
 from deployments.core.limits import Limits, Policy
-from deployments.core.sections import Rates
+from deployments.core.models import Rates
 from deployments.core.tokenizer import Vocabulary
-from deployments.core.types import Finished, Message, Principal, Usage
+from deployments.core.types import Finished, Message, Principal, Route, Usage
 
-INTERACTIVE, BACKGROUND = "0", "2"
-"""Classes of work: somebody waits, or it can wait. A lower number goes first."""
+INTERACTIVE, FLEXIBLE, BACKGROUND = "0", "1", "2"
+"""Classes of work: somebody waits, somebody waits who asked for it to be cheap, or it can wait. A lower number goes first."""
 
 _MINUTE_MS = 60_000
 
@@ -55,6 +55,8 @@ class Want:
     service: str = INTERACTIVE
     requests: int = 1
     slot: bool = True
+    rates: Rates | None = None
+    """The model's own limits for one tenant, where the settings state none."""
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
@@ -134,6 +136,12 @@ class Lease:
     def reads(self, messages: Sequence[Message]) -> None:
         """Note what the backend is given to read."""
         self.read = messages
+
+    def routed(self, route: Route) -> None:
+        """Have the caller told where the turn goes."""
+        kind = "retrieval" if route.retrieve else "direct"
+        told = f"{kind}; tier={route.tier or 'any'}; {route.reason}".encode("ascii", "replace")
+        self.headers = [*self.headers, (b"x-headrace-route", told)]
 
     def take(self, answer: Answer) -> None:
         """Go by what the functions have answered."""

@@ -28,3 +28,5 @@ class Policy(msgspec.Struct, frozen=True):
     """A tenant of weight 2 gets twice as many tokens as one of weight 1 while both wait."""
     cache: Caching = "off"
     """What requests of the tenant that say nothing ask of the completion cache."""
+    threshold: float | None = None
+    """The tenant's own complexity from which on its questions go to the large tier."""

@@ -61,7 +61,7 @@ class Routes(Protocol):
     """Decides where a turn goes."""
 
     async def route(self, turn: Turn, vector: Vector) -> Route:
-        """The route of a turn, whose question has that embedding; raises NoSuchModel."""
+        """The route of a turn, whose question has that embedding."""
         ...
 
 

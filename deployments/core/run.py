@@ -8,7 +8,7 @@ from typing import Protocol
 from deployments.core.follow import Tape
 from deployments.core.log import Writer
 from deployments.core.store import Store
-from deployments.core.types import Delta, Message, Turn, Usage, Vector
+from deployments.core.types import Delta, Message, Route, Turn, Usage, Vector
 
 Keep = Callable[[Sequence[Delta]], Awaitable[None]]
 """Keeps the whole log of an answer in SQL, its last delta included; it is called before anybody sees that delta."""
@@ -36,6 +36,10 @@ class Slot(Protocol):
         """Note what the backend is given to read."""
         ...
 
+    def routed(self, route: Route) -> None:
+        """Have the caller told where the turn goes."""
+        ...
+
 
 class Open:
     """A slot that is always there, for work that nobody meters."""
@@ -51,12 +55,16 @@ class Open:
     def reads(self, messages: Sequence[Message]) -> None:
         """Nothing is counted."""
 
+    def routed(self, route: Route) -> None:
+        """Nobody is told."""
+
 
 @dataclass(frozen=True)
 class Run:
     """One run of a turn: the log it writes, the tape of that log, the database, what keeps the outcome, and the right to a backend.
 
-    `vector` is the embedding of the question where it is known already.
+    `vector` is the embedding of the question where it is known already. An answer that is `awaited` has a client who waits for its first
+    word.
     """
 
     writer: Writer
@@ -65,6 +73,7 @@ class Run:
     keep: Keep = forget
     slot: Slot = field(default_factory=Open)
     vector: Vector | None = None
+    awaited: bool = True
 
 
 class Answers(Protocol):

@@ -4,21 +4,11 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, Field, SecretStr, model_validator
 
-from deployments.core.types import Tier
+from deployments.core.models import PRIMARY, Ability, Contract, Name, Rates, Section, Tier, Upstream
 
-PRIMARY = "primary"
-"""The name of the backend that `generator.base_url` is, or the embedded one."""
-Contract = Literal["continue", "restart", "fail"]
-"""What is done where a backend breaks off within an answer; `generator.on_break` says what each means."""
 Precision = Literal["int8", "fp32"]
-
-
-class Section(BaseModel):
-    """A frozen part of the tree; unknown fields are an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Scaling(Section):
@@ -45,6 +35,8 @@ class Gateway(Section):
     max_messages: int = Field(default=512, ge=1, description="Messages in one request.")
     max_tokens: int = Field(default=4096, ge=1, description="Largest answer a request may ask for.")
     commit_s: float = Field(default=2, gt=0, description="A streamed answer that has said nothing for so long is begun anyway.")
+    max_images: int = Field(default=8, ge=0, description="Images in one request, those of earlier messages included.")
+    max_image_bytes: int = Field(default=512 << 10, ge=1024, description="Largest image; the body of the request bounds all of them.")
     max_choices: int = Field(default=4, ge=1, description="Answers to one chat request (`n`).")
     max_input_tokens: int = Field(default=32_000, ge=64, description="Longest input of a response with what came before it, roughly.")
     max_sockets: int = Field(default=2500, ge=1, description="WebSockets one replica holds at once; more are closed with 1013.")
@@ -148,6 +140,7 @@ class Router(Section):
         le=1,
         description="Complexity from which a question goes to the large tier: 0 is all of them, over 0.99 next to none.",
     )
+    hurried_s: float = Field(default=5, ge=0, description="A question with less time than this goes to the small tier.")
 
 
 class Resilience(Section):
@@ -160,6 +153,12 @@ class Resilience(Section):
     longest_backoff_s: float = Field(
         default=2, gt=0, description="The longest such pause, also where a backend asks for one (Retry-After)."
     )
+    hedge_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="An answer that somebody waits for and that has not begun after so long is asked of a second backend too; who speaks "
+        "first answers. Spends a retry. None: never.",
+    )
     retry_share: float = Field(default=0.08, ge=0, le=1, description="Retries at most, as part of all calls.")
     spare_retries: int = Field(default=20, ge=0, description="Retries that are there before any call.")
     most_retries: int = Field(default=100, ge=1, description="Retries that quiet times can save up.")
@@ -167,21 +166,6 @@ class Resilience(Section):
     failures: int = Field(default=5, ge=1, description="Failed ones among them that put it out, where they are half of them.")
     open_s: float = Field(default=5, gt=0, description="How long a backend is out before one call tries it; twice as long each next time.")
     longest_open_s: float = Field(default=60, gt=0, description="The longest that it is out, also where it asked for more (Retry-After).")
-
-
-class Upstream(Section):
-    """A model backend. It is asked where those of a lower rank fail; of one rank the nearest and quickest is asked."""
-
-    name: str = Field(min_length=1, max_length=64, description="What it is called in logs and metrics.")
-    base_url: str = Field(description="An OpenAI-compatible endpoint.")
-    model: str = Field(description="Model name sent to it.")
-    api_key: SecretStr = Field(default=SecretStr("none"), description="Its bearer key.")
-    rank: int = Field(default=1, ge=0, description="Lower ranks are asked first; `generator.base_url` has rank 0.")
-    weight: float = Field(default=1, gt=0, description="How often it is drawn among those of its rank.")
-    region: str = Field(default="", description="Where it is; those in `generator.region` are asked first, then those near to it.")
-    max_ongoing: int = Field(default=1 << 20, ge=1, description="Calls of one generator that it takes at once.")
-    tier: Tier | None = Field(default=None, description="The questions it is for: `small` (simple ones), `large`, or all of them.")
-    continues: bool = Field(default=True, description="Whether it goes on with a last message of the assistant, as vLLM and llama.cpp do.")
 
 
 class Generator(Section):
@@ -215,14 +199,34 @@ class Generator(Section):
         description="Where a backend breaks off within an answer: another one goes on behind it (`continue`), begins anew and what it "
         "says again is dropped (`restart`), or the answer fails (`fail`).",
     )
+    abilities: tuple[Ability, ...] = Field(
+        default=("tools", "json_schema"), max_length=8, description="What this backend takes beside text: `vision`, `tools`, `json_schema`."
+    )
+    context_size: int | None = Field(
+        default=None, ge=64, description="Tokens of prompt and answer that this backend takes; longer ones pass it over."
+    )
+    input_cost: float = Field(default=0, ge=0, description="What a million tokens read by this backend cost.")
+    output_cost: float = Field(default=0, ge=0, description="What a million tokens written by it cost, in the same money.")
     fallbacks: tuple[Upstream, ...] = Field(default=(), description="More backends, each of another name.")
+    keys: dict[Name, SecretStr] = Field(default={}, description="Bearer keys that backends of the catalogue name.")
     resilience: Resilience = Resilience()
 
     @property
     def upstreams(self) -> tuple[Upstream, ...]:
         """Every backend; the first is the embedded one where it has no address."""
-        url, key = self.base_url or "", self.api_key
-        first = Upstream(name=PRIMARY, base_url=url, model=self.model, api_key=key, rank=0, region=self.region, tier=self.tier)
+        first = Upstream(
+            name=PRIMARY,
+            base_url=self.base_url or "",
+            model=self.model,
+            api_key=self.api_key,
+            rank=0,
+            region=self.region,
+            tier=self.tier,
+            abilities=self.abilities,
+            context_size=self.context_size,
+            input_cost=self.input_cost,
+            output_cost=self.output_cost,
+        )
         return (first, *self.fallbacks)
 
     @property
@@ -261,13 +265,6 @@ class Pool(BaseModel):
 
     low: int
     high: int
-
-
-class Rates(Section):
-    """Limits of one model."""
-
-    requests_per_minute: int | None = Field(default=None, ge=1, description="Requests of one tenant to the model a minute.")
-    tokens_per_minute: int | None = Field(default=None, ge=1, description="Tokens of one tenant read and written by the model a minute.")
 
 
 class Admission(Section):

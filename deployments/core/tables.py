@@ -35,6 +35,16 @@ class TenantRow(Base):
     region: Mapped[str | None] = mapped_column(String(64))
     retention_days: Mapped[int | None] = mapped_column(Integer)
     cache: Mapped[str] = mapped_column(String(16), server_default="off")
+    threshold: Mapped[float | None] = mapped_column(Float)
+
+
+class ModelRow(Base):
+    """A logical model as an administrator has set it; without a `spec` it hides the one of the settings that has its name."""
+
+    __tablename__ = "models"
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    spec: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    changed_at: Mapped[int] = mapped_column(BigInteger)
 
 
 class KeyRow(Base):
@@ -293,6 +303,28 @@ class UsageRow(Base):
     requests: Mapped[int] = mapped_column(BigInteger)
     prompt_tokens: Mapped[int] = mapped_column(BigInteger)
     completion_tokens: Mapped[int] = mapped_column(BigInteger)
+
+
+class LedgerRow(Base):
+    """What attempts at model calls of one day (in days since 1970, UTC) came to, for each of the columns before `attempts`.
+
+    `outcome` is `ok`, `stopped` or the code of an error; `nano_cost` is in billionths of the money that the backends' costs are in.
+    """
+
+    __tablename__ = "ledger"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    day: Mapped[int] = mapped_column(Integer, primary_key=True)
+    key_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[str] = mapped_column(String(256), primary_key=True)
+    model: Mapped[str] = mapped_column(String(256), primary_key=True)
+    route: Mapped[str] = mapped_column(String(64), primary_key=True)
+    prompt: Mapped[str] = mapped_column(String(256), primary_key=True)
+    backend: Mapped[str] = mapped_column(String(64), primary_key=True)
+    outcome: Mapped[str] = mapped_column(String(64), primary_key=True)
+    attempts: Mapped[int] = mapped_column(BigInteger)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    nano_cost: Mapped[int] = mapped_column(BigInteger)
 
 
 class AttemptRow(Base):

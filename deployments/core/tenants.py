@@ -10,12 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from deployments.core.errors import Conflict
 from deployments.core.ids import checked, found, new_id
 from deployments.core.limits import Limits
+from deployments.core.models import ModelName
 from deployments.core.store import Store
 from deployments.core.tables import TenantRow
 from deployments.core.types import Caching
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-ModelName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[\w./:-]*$")]
 Bound = Annotated[int, Field(ge=0, le=2**53)]
 
 
@@ -32,6 +32,7 @@ class Tenant(msgspec.Struct, frozen=True):
     region: str | None = None
     retention_days: int | None = None
     cache: Caching = "off"
+    threshold: float | None = None
 
 
 class LimitTerms(BaseModel):
@@ -60,6 +61,7 @@ class Terms(BaseModel):
     region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
     retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
     cache: Caching = "off"
+    threshold: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
 
     def changes(self) -> dict[str, Any]:
         """The columns that were named."""
@@ -126,4 +128,5 @@ def tenant_of(row: TenantRow) -> Tenant:
     models = None if row.models is None else frozenset(row.models)
     limits = msgspec.convert(row.limits or {}, Limits)
     cache = msgspec.convert(row.cache, Caching)
-    return Tenant(row.id, row.name, row.created_at, row.suspended_at, limits, models, row.weight, row.region, row.retention_days, cache)
+    shown = row.id, row.name, row.created_at, row.suspended_at, limits, models, row.weight, row.region, row.retention_days
+    return Tenant(*shown, cache, row.threshold)

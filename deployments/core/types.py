@@ -6,7 +6,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from deployments.core.account import Account
 from deployments.core.filters import Filter, Value
+from deployments.core.handling import Handling
+from deployments.core.images import Image
+from deployments.core.models import Model, Tier
 from deployments.core.shape import Schema
 
 Vectors = NDArray[np.float32]
@@ -40,12 +44,13 @@ class ToolCall(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One message of a conversation: text, the calls an assistant made, or (`call_id`) the result of one of them."""
+    """One message of a conversation: text, the calls an assistant made, or (`call_id`) the result of one of them; images go with a text."""
 
     role: Role
     content: str
     calls: tuple[ToolCall, ...] = ()
     call_id: str | None = None
+    images: tuple[Image, ...] = ()
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -122,6 +127,7 @@ class Turn(msgspec.Struct, frozen=True):
     search: Search | None = None
     conversation_id: str | None = None
     reuse: Reuse | None = None
+    handling: Handling = Handling()
 
     @property
     def question(self) -> str:
@@ -194,10 +200,6 @@ class Query(msgspec.Struct, frozen=True):
     filters: Filter | None = None
     half_life_s: float | None = None
     everything: bool = False
-
-
-Tier = Literal["small", "large"]
-"""How able a model is; a tier is a class of backends."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -370,7 +372,8 @@ class Generation(msgspec.Struct, frozen=True):
     """One model call: the assembled prompt, the passages it may cite, and the log to write to.
 
     `deadline_s` is what is left of the turn's time, in seconds. Where there are `quotes`, best first, the answer consists of them.
-    Backends of another `tier` are asked where those of this one take no calls; None has no preference.
+    Backends of another `tier` are asked where those of this one take no calls; None has no preference. A `model` of the catalogue says
+    which backends may be asked; None is all that are configured. One that is `hedged` may be asked of two backends at once.
     """
 
     log: LogRef
@@ -382,6 +385,9 @@ class Generation(msgspec.Struct, frozen=True):
     quotes: tuple[str, ...] = ()
     toolbox: Toolbox = Toolbox()
     tier: Tier | None = None
+    model: Model | None = None
+    account: Account = Account()
+    hedged: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -390,8 +396,3 @@ class Outcome(msgspec.Struct, frozen=True):
     next_seq: int
     reason: Reason
     usage: Usage
-
-
-DIRECT = "headrace-direct"
-MODELS = ("headrace", DIRECT)
-"""The models a caller may name: with retrieval, and without."""

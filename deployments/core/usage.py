@@ -1,29 +1,16 @@
 """The books: what each tenant has used, a row for each day, key and model; the truth that quotas come back from."""
 
-import asyncio
-import logging
 import time
-from collections import defaultdict
-from typing import Any
 
 import msgspec
 from sqlalchemy import func, select
-from sqlalchemy.exc import SQLAlchemyError
 
-from deployments.core.sql import INSERTS
 from deployments.core.store import Store
 from deployments.core.tables import UsageRow
+from deployments.core.tally import Tally
 from deployments.core.types import Principal
 
-_logger = logging.getLogger("headrace.usage")
-
-FLUSH_S = 1.0
-"""Entries wait so long to be written together; a process that is killed loses as much."""
-
 _DAY_S = 86_400
-
-Entry = tuple[str, str, str, int]
-"""Tenant, key, model, and the day in days since 1970."""
 
 
 class DayUse(msgspec.Struct, frozen=True):
@@ -42,13 +29,13 @@ class Books:
 
     def __init__(self, store: Store):
         self._store = store
-        self._noted: dict[Entry, list[int]] = defaultdict(lambda: [0, 0, 0])
+        keys, amounts = ("tenant_id", "key_id", "model", "day"), ("requests", "prompt_tokens", "completion_tokens")
+        self._tally = Tally(store, UsageRow, keys, amounts)
 
     def note(self, principal: Principal, model: str, requests: int, prompt: int, completion: int) -> None:
         """Add some use of today."""
-        entry = self._noted[principal.tenant, principal.key_id, model, int(self._store.clock()) // _DAY_S]
-        for place, amount in enumerate((requests, prompt, completion)):
-            entry[place] += amount
+        today = int(self._store.clock()) // _DAY_S
+        self._tally.add((principal.tenant, principal.key_id, model, today), requests, prompt, completion)
 
     async def used(self, principal: Principal) -> tuple[int, int, int]:
         """Requests and tokens of today, and tokens of this month, of a tenant."""
@@ -73,27 +60,11 @@ class Books:
 
     async def run(self) -> None:
         """Write down what was noted, until cancelled."""
-        while True:
-            await asyncio.sleep(FLUSH_S)
-            await self.flush()
+        await self._tally.run()
 
     async def flush(self) -> None:
         """Write down what was noted; what can not be written is kept."""
-        noted = dict(self._noted)
-        if not noted:
-            return
-        self._noted.clear()
-        names = ["tenant_id", "key_id", "model", "day", "requests", "prompt_tokens", "completion_tokens"]
-        rows: list[dict[str, Any]] = [dict(zip(names, (*entry, *amounts), strict=True)) for entry, amounts in noted.items()]
-        insert = INSERTS[self._store.engine.dialect.name](UsageRow)
-        added = {name: getattr(UsageRow, name) + insert.excluded[name] for name in names[4:]}
-        try:
-            async with self._store.write() as session:
-                await session.execute(insert.on_conflict_do_update(index_elements=names[:4], set_=added), rows)
-        except SQLAlchemyError:
-            _logger.exception("use can not be written down")
-            for entry, amounts in noted.items():
-                self._noted[entry] = [one + other for one, other in zip(self._noted[entry], amounts, strict=True)]
+        await self._tally.flush()
 
 
 def _use(row: UsageRow) -> DayUse:

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from deployments.core.keys import ScopeName
+from deployments.core.models import Model
 from deployments.core.tenants import LimitTerms
 from deployments.core.types import Caching
 from deployments.gateway.shapes import Shape
@@ -22,6 +23,7 @@ class Tenant(Shape):
     region: str | None
     retention_days: int | None
     cache: Caching
+    threshold: float | None
 
 
 class TenantPage(Shape):
@@ -30,6 +32,19 @@ class TenantPage(Shape):
     object: Literal["list"]
     data: list[Tenant]
     has_more: bool
+
+
+class LogicalModel(Model):
+    """A model that callers name; the keys of its backends are not shown."""
+
+    object: Literal["logical_model"]
+
+
+class LogicalModels(Shape):
+    """All models."""
+
+    object: Literal["list"]
+    data: list[LogicalModel]
 
 
 class ApiKey(Shape):
@@ -93,6 +108,32 @@ class Use(Shape):
 
     object: Literal["list"]
     data: list[DayUse]
+
+
+class LedgerEntry(Shape):
+    """Attempts at model calls that are alike in what was asked for, and what they came to; `cost` is in the backends' money."""
+
+    day: str | None = None
+    tenant: str | None = None
+    key_id: str | None = None
+    user: str | None = None
+    model: str | None = None
+    route: str | None = None
+    prompt: str | None = None
+    backend: str | None = None
+    outcome: str | None = None
+    attempts: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+
+
+class LedgerPage(Shape):
+    """A page of the ledger."""
+
+    object: Literal["list"]
+    data: list[LedgerEntry]
+    has_more: bool
 
 
 class AuditVerdict(Shape):

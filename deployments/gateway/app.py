@@ -15,6 +15,7 @@ from deployments.core.errors import HeadraceError
 from deployments.gateway import envelope
 from deployments.gateway.api import (
     admin,
+    catalogue,
     chat_completions,
     completions,
     conversations,
@@ -29,6 +30,7 @@ from deployments.gateway.api import (
     session_tokens,
     sockets,
     uploads,
+    usage,
     vector_stores,
 )
 from deployments.gateway.context import App, Context
@@ -41,7 +43,7 @@ from deployments.gateway.rules import rules
 
 _ANSWERS = (chat_completions, completions, responses, sockets, conversations, embeddings, models)
 _STORES = (vector_stores, file_batches, search)
-_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, health)
+_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, catalogue, usage, health)
 
 
 def build_app(context: Context) -> App:

@@ -1,16 +1,19 @@
 """From a request for a response to the turn that answers it: what it refers to is looked up, and the outcome is kept."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import msgspec
 from starlette.requests import Request
 
 from deployments.core.errors import InvalidRequest, NotFound
+from deployments.core.models import Model
 from deployments.core.responses import Item, StoredResponse
 from deployments.core.run import Keep, forget
-from deployments.core.types import DIRECT, Delta, Finished, Message, Opened, Principal, Query, Turn, Usage
+from deployments.core.types import Delta, Finished, Message, Opened, Principal, Query, Turn, Usage
+from deployments.gateway.choosing import chosen, handled
 from deployments.gateway.context import Context
 from deployments.gateway.events import ResponseEvents
 from deployments.gateway.items import messages
@@ -88,9 +91,12 @@ async def ask(
     memory: Memory | None = None,
     deadline_s: float | None = None,
     seams: bool = False,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Asked:
-    """What is asked for, with everything it refers to; raises InvalidRequest, NotFound, Unsupported or ContextTooLong."""
-    plan = body.plan(caller, parts.settings, parts.store.clock(), await _searched(parts, caller, body))
+    """What is asked for, with everything it refers to; raises InvalidRequest, NoSuchModel, NotFound, Unsupported or ContextTooLong."""
+    model = await chosen(parts, caller, body.model)
+    store_id = await _searched(parts, caller, body, model)
+    plan = body.plan(caller, parts.settings, parts.store.clock(), store_id, model.retrieves)
     plan = msgspec.structs.replace(plan, seams=seams)
     if goes_on and not plan.store:
         raise InvalidRequest("a response that outlives its connection is stored", param="store", code="invalid_value")
@@ -100,12 +106,13 @@ async def ask(
         (*history, *messages([item.body for item in inputs])), parts.settings.gateway.max_input_tokens, plan.snapshot["truncation"]
     )
     turn = msgspec.structs.replace(plan.turn, messages=(*plan.turn.messages, *said), deadline_s=deadline_s or plan.turn.deadline_s)
+    (turn,) = await handled(parts, model, [turn], headers, body.service_tier, body.pictured)
     return Asked(plan, turn, inputs, bool(plan.snapshot["background"]) or goes_on)
 
 
-async def _searched(parts: Context, caller: Principal, body: ResponseRequest) -> str | None:
+async def _searched(parts: Context, caller: Principal, body: ResponseRequest, model: Model) -> str | None:
     """The vector store that the question is answered from: the one it names, where that is the caller's, else the caller's first."""
-    if body.model == DIRECT and not body.searches:
+    if not model.retrieves and not body.searches:
         return None
     if body.wanted_store:
         with contextlib.suppress(NotFound):  # the plan says what is wrong, and where

@@ -1,19 +1,22 @@
 """Chat Completions as it looks on the wire: the request."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from deployments.core import config
 from deployments.core.config import Settings
 from deployments.core.errors import ContextTooLong, InvalidRequest, Unsupported
 from deployments.core.ids import new_id
 from deployments.core.shape import Schema
 from deployments.core.types import Message, Principal, Role, Sampling, Tool, Toolbox, ToolCall, Turn
+from deployments.gateway.pictures import picture
 from deployments.gateway.responses import estimate
 from deployments.gateway.schemas import MAX_TOOLS, schema
 from deployments.gateway.structured import JsonSchema, Kind, asked, known_kind
-from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, MAX_PARTS, Part, Sampled, Text, Words, either, known, refuse
+from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, MAX_PARTS, Part, Sampled, Text, Words, either, refuse
 
 _UNBUILT = ("functions", "function_call", "audio", "web_search_options", "logit_bias", "moderation", "store")
 _SAID = {"type": ["string", "array"]}
@@ -21,16 +24,30 @@ _Choice = Literal["none", "auto", "required"]
 _Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
-class TextPart(Part):
-    """A part of a message; only text is understood."""
+def _addressed(value: object) -> object:
+    return {"url": value} if isinstance(value, str) else value
+
+
+class ImageUrl(Part):
+    """An image as a data URL, and how closely it is looked at."""
+
+    url: Words
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ContentPart(Part):
+    """A part of a message: text, or an image of the user's."""
 
     type: Annotated[Text, Field(json_schema_extra={"enum": ["text", "input_text", "refusal"]})]
     text: Words | None = None
     refusal: Words | None = None
+    image_url: Annotated[ImageUrl | None, BeforeValidator(_addressed, ImageUrl | None)] = None
 
     @property
     def words(self) -> str | None:
-        """What it says."""
+        """What it says; an image says nothing."""
+        if self.type == "image_url":
+            return "" if self.image_url else None
         return self.refusal if self.type == "refusal" else self.text
 
 
@@ -61,7 +78,7 @@ class ChatMessage(Part):
     )
 
     role: Literal["developer", "system", "user", "assistant", "tool"]
-    content: Words | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    content: Words | Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     tool_calls: list[Call] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_call_id: Annotated[Words, Field(max_length=256)] | None = None
 
@@ -74,18 +91,28 @@ class ChatMessage(Part):
         if (self.role == "tool") != (self.tool_call_id is not None):
             raise ValueError("a message of the role 'tool', and no other, has a tool_call_id")
         for part in self.content if isinstance(self.content, list) else ():
-            if part.type not in ("text", "input_text", "refusal"):
-                raise ValueError(f"content parts of type '{part.type}' are not supported; send text")
+            if part.type not in ("text", "input_text", "refusal", "image_url"):
+                raise ValueError(f"content parts of type '{part.type}' are not supported; send text or image_url")
+            if part.type == "image_url" and self.role != "user":
+                raise ValueError("only the user sends images")
             if part.words is None:
-                raise ValueError("a part has a text, or a refusal where it is one")
+                raise ValueError("a part has a text, or a refusal or an image_url where it is one")
         return self
 
-    def message(self) -> Message:
-        """As the flow knows it."""
-        text = self.content if isinstance(self.content, str) else "\n".join(part.words or "" for part in self.content or ())
+    @property
+    def pictures(self) -> list[tuple[int, ImageUrl]]:
+        """Its images, and which parts they are."""
+        parts = self.content if isinstance(self.content, list) else ()
+        return [(place, part.image_url) for place, part in enumerate(parts) if part.image_url and part.type == "image_url"]
+
+    def message(self, place: str, limits: config.Gateway) -> Message:
+        """As the flow knows it, its texts before its images; raises InvalidRequest."""
+        parts = self.content if isinstance(self.content, list) else ()
+        text = self.content if isinstance(self.content, str) else "\n".join(part.words or "" for part in parts if part.type != "image_url")
         role: Role = "system" if self.role == "developer" else self.role
         calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in self.tool_calls or ())
-        return Message(role, text, calls, self.tool_call_id)
+        images = [picture(sent.url, sent.detail, f"{place}.content[{part}].image_url.url", limits) for part, sent in self.pictures]
+        return Message(role, text, calls, self.tool_call_id, tuple(images))
 
 
 class ResponseFormat(Part):
@@ -160,20 +187,24 @@ class ChatRequest(Sampled):
     def turns(self, caller: Principal, settings: Settings, now: float, store_id: str | None, deadline_s: float) -> list[Turn]:
         """What is asked for, as often as it is asked for (`n`), to be answered from that store.
 
-        Raises InvalidRequest, Unsupported or NoSuchModel.
+        Raises InvalidRequest or Unsupported.
         """
-        self._check(caller, settings)
+        messages = tuple(one.message(f"messages[{place}]", settings.gateway) for place, one in enumerate(self.messages))
+        self._check(messages, settings)
         name, sampling, toolbox = new_id("chatcmpl-"), self._sampling(), self._toolbox()
-        messages = tuple(message.message() for message in self.messages)
         first = Turn(name, caller, self.model, messages, sampling, int(now), deadline_s, store_id, toolbox)
         return [first, *(_again(first, number) for number in range(1, self.n or 1))]
 
-    def _check(self, caller: Principal, settings: Settings) -> None:
+    @property
+    def pictured(self) -> str | None:
+        """The first part that is an image, as errors name it."""
+        places = ((place, part) for place, message in enumerate(self.messages) for part, _ in message.pictures)
+        return next((f"messages[{place}].content[{part}]" for place, part in places), None)
+
+    def _check(self, messages: Sequence[Message], settings: Settings) -> None:
         limits = settings.gateway
         refuse(self.model_extra or {}, _UNBUILT)
-        known(self.model, caller)
-        said = estimate([message.message() for message in self.messages])
-        if said > limits.max_input_tokens:
+        if estimate(messages) > limits.max_input_tokens:
             raise ContextTooLong(f"the messages are longer than {limits.max_input_tokens} tokens", param="messages")
         if len(self.messages) > limits.max_messages:
             raise InvalidRequest(f"at most {limits.max_messages} messages", param="messages", code="too_many_messages")

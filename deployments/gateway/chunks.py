@@ -37,7 +37,7 @@ class ChatStream:
         self._choices = choices
         self._used = Usage()
         fixed = {"id": turn.id, "object": "chat.completion.chunk", "created": turn.created, "model": turn.model}
-        fixed |= {"system_fingerprint": FINGERPRINT, "service_tier": "default"}
+        fixed |= {"system_fingerprint": FINGERPRINT, "service_tier": turn.handling.service}
         self._fixed = b"data: " + _encode(fixed)[:-1]
         self._text_heads = [self._fixed + b',"choices":[{"index":%d,"delta":{"content":' % index for index in range(choices)]
         self._text_tail = b'},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
@@ -171,7 +171,7 @@ class ChatBody:
                 "created": turn.created,
                 "model": turn.model,
                 "system_fingerprint": FINGERPRINT,
-                "service_tier": "default",
+                "service_tier": turn.handling.service,
                 "choices": [choice.shape(index) for index, choice in enumerate(self._choices)],
                 "usage": usage(total),
             }

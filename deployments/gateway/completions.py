@@ -11,7 +11,7 @@ from deployments.core.errors import HeadraceError, InvalidRequest, Unsupported
 from deployments.core.ids import new_id
 from deployments.core.types import Cancelled, Delta, Failed, Finished, Message, Principal, Sampling, Text, Turn, Usage
 from deployments.gateway import envelope
-from deployments.gateway.wire import FINGERPRINT, MAX_EVENT_CHARS, Sampled, SomeWords, Texts, known, refuse, usage
+from deployments.gateway.wire import FINGERPRINT, MAX_EVENT_CHARS, Sampled, SomeWords, Texts, refuse, usage
 
 _UNBUILT = ("logit_bias", "logprobs", "suffix")
 _encode = msgspec.json.encode
@@ -26,7 +26,7 @@ class CompletionRequest(Sampled):
 
     def turns(self, caller: Principal, settings: Settings, now: float, store_id: str | None, deadline_s: float) -> list[Turn]:
         """The turns of each prompt, `n` for each; raises InvalidRequest, Unsupported or NoSuchModel."""
-        self._check(caller, settings)
+        self._check(settings)
         prompts, sampling, first = self._prompts(settings.gateway.max_choices), self._sampling(), new_id("cmpl-")
         names = [f"{first}-{place}" if place else first for place in range(len(prompts))]
         made = int(now), deadline_s, store_id
@@ -47,9 +47,8 @@ class CompletionRequest(Sampled):
             raise Unsupported(f"at most {most} answers: prompts times n", param="n", code="unsupported_value")
         return [text for text in texts for _ in range(self.n or 1)]
 
-    def _check(self, caller: Principal, settings: Settings) -> None:
+    def _check(self, settings: Settings) -> None:
         refuse(self.model_extra or {}, _UNBUILT)
-        known(self.model, caller)
         if self.best_of not in (None, 1):
             raise Unsupported("only best_of=1 is supported", param="best_of", code="unsupported_value")
         if self.max_tokens and self.max_tokens > settings.gateway.max_tokens:

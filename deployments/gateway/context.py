@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import ip_address
 from typing import Annotated, Protocol, cast, get_args
 
@@ -11,6 +12,7 @@ from fastapi import Depends, FastAPI, Query, Request, WebSocket
 from fastapi.dependencies.models import Dependant
 from starlette.requests import HTTPConnection
 
+from deployments.core.catalogue import Catalogue
 from deployments.core.config import Settings
 from deployments.core.errors import Forbidden, HeadraceError, InvalidRequest, TenantSuspended, Unauthenticated
 from deployments.core.follow import Hub
@@ -84,6 +86,11 @@ class Context:
     watch: Watch = field(default_factory=Watch)
     sockets: set[WebSocket] = field(default_factory=set[WebSocket])
     default_stores: Recent[str, str] = field(default_factory=lambda: Recent(1.0, time.monotonic))
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The models, as this process last read them."""
+        return Catalogue(self.settings)
 
     async def default_store(self, caller: Principal) -> str | None:
         """The vector store that plain questions of this caller search; None where its tenant has none."""

@@ -8,8 +8,10 @@ from pydantic import WithJsonSchema
 
 from deployments.core.errors import InvalidRequest, Unsupported
 from deployments.core.ids import new_id
+from deployments.core.images import Image
 from deployments.core.responses import Item
 from deployments.core.types import Message, Role, ToolCall
+from deployments.gateway.pictures import picture
 from deployments.gateway.wire import MAX_PARTS
 
 _TEXTS = ("input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text")
@@ -98,12 +100,15 @@ def _message(item: Mapping[str, Any], place: str) -> dict[str, Any]:
         return {"role": role, "status": "completed", "content": [_part({"type": kind, "text": content}, kind, f"{place}.content")]}
     if not isinstance(content, list) or not content:
         raise InvalidRequest("content is text or a list of parts", param=f"{place}.content", code="invalid_value")
-    parts = [_part(part, kind, f"{place}.content[{number}]") for number, part in enumerate(_few(content, f"{place}.content"))]
+    sees = role == "user"
+    parts = [_part(part, kind, f"{place}.content[{number}]", sees) for number, part in enumerate(_few(content, f"{place}.content"))]
     return {"role": role, "status": "completed", "content": parts}
 
 
-def _part(part: object, kind: str, place: str) -> dict[str, Any]:
-    name = part.get("type") if isinstance(part, dict) else None
+def _part(part: object, kind: str, place: str, sees: bool = False) -> dict[str, Any]:
+    name = _kind(part)
+    if isinstance(part, dict) and name == "input_image" and sees:
+        return _image(part, place)
     if not isinstance(part, dict) or name not in ("input_text", "output_text", "text", "refusal"):
         message = f"parts of type '{str(name)[:64]}' are not supported; send text"
         raise Unsupported(message, param=f"{place}.type", code="unsupported_value")
@@ -113,6 +118,31 @@ def _part(part: object, kind: str, place: str) -> dict[str, Any]:
     if kind == "output_text":
         made |= {"annotations": _those(part, "annotations", dict, place), "logprobs": []}
     return made
+
+
+def _image(part: Mapping[str, Any], place: str) -> dict[str, Any]:
+    if part.get("file_id"):
+        raise Unsupported("images of files are not supported; send a data URL", param=f"{place}.file_id")
+    detail = part.get("detail") or "auto"
+    if detail not in ("auto", "low", "high"):
+        raise InvalidRequest("detail is auto, low or high", param=f"{place}.detail", code="invalid_value")
+    url = _text(part, "image_url", place)
+    picture(url, detail, f"{place}.image_url")
+    return {"type": "input_image", "image_url": url, "detail": detail}
+
+
+def _kind(part: object) -> object:
+    return part.get("type") if isinstance(part, dict) else None
+
+
+def first_image(items: Sequence[dict[str, Any]]) -> str | None:
+    """The first part of some items, as they are sent, that is an image, as errors name it."""
+    for place, item in enumerate(items):
+        content = item.get("content")
+        for number, part in enumerate(content if isinstance(content, list) else ()):
+            if _kind(part) == "input_image":
+                return f"input[{place}].content[{number}]"
+    return None
 
 
 def _call(item: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -192,7 +222,7 @@ def messages(bodies: Sequence[bytes]) -> tuple[Message, ...]:
         item = msgspec.json.decode(body)
         match item["type"]:
             case "message":
-                said.append(Message(_ROLES[item["role"]], words(item["content"])))
+                said.append(Message(_ROLES[item["role"]], words(item["content"]), images=_images(item["content"])))
             case "function_call":
                 call = ToolCall(item["call_id"], item["name"], item["arguments"])
                 if said and said[-1].role == "assistant":
@@ -205,6 +235,11 @@ def messages(bodies: Sequence[bytes]) -> tuple[Message, ...]:
             case _:
                 pass
     return tuple(said)
+
+
+def _images(parts: Sequence[Mapping[str, Any]]) -> tuple[Image, ...]:
+    seen = [part for part in parts if part.get("type") == "input_image"]
+    return tuple(picture(part["image_url"], part["detail"], "input") for part in seen)
 
 
 def words(parts: Sequence[Mapping[str, Any]]) -> str:

@@ -9,15 +9,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from deployments.core.config import Settings
 from deployments.core.errors import ContextTooLong, InvalidRequest, Unsupported
 from deployments.core.estimate import CHARS_PER_TOKEN
+from deployments.core.handling import service_of
 from deployments.core.ids import new_id
+from deployments.core.images import IMAGE_TOKENS
 from deployments.core.responses import Item
 from deployments.core.shape import Schema
-from deployments.core.types import DIRECT, Message, Principal, Sampling, Search, Tool, Toolbox, Turn
+from deployments.core.types import Message, Principal, Sampling, Search, Tool, Toolbox, Turn
 from deployments.gateway.filters import Filters, parse
-from deployments.gateway.items import RawItem, encoded, normalised, reference
+from deployments.gateway.items import RawItem, encoded, first_image, normalised, reference
 from deployments.gateway.schemas import MAX_TOOLS, schema
 from deployments.gateway.structured import JsonSchema, Kind, SchemaName, asked, known_kind
-from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, Labels, ModelName, Part, Text, Words, either, known, refuse
+from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, Labels, ModelName, Part, ServiceTier, Text, Words, either, refuse
 
 INCLUDES = (
     "file_search_call.results",
@@ -134,7 +136,7 @@ class ResponseRequest(BaseModel):
     background: bool | None = None
     background_options: Background | None = None
     stream: bool | None = None
-    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    service_tier: ServiceTier | None = None
     reasoning: dict[str, Any] | None = None
     user: Hint | None = None
     safety_identifier: Hint | None = None
@@ -152,22 +154,29 @@ class ResponseRequest(BaseModel):
         named = [tool.vector_store_ids for tool in self.tools or () if tool.type == "file_search" and tool.vector_store_ids]
         return named[0][0] if named and len(named[0]) == 1 else None
 
-    def plan(self, caller: Principal, settings: Settings, now: float, store_id: str | None) -> "Plan":
-        """What is asked for; `store_id` is the vector store to search. Raises InvalidRequest, Unsupported or NoSuchModel."""
-        self._refuse(caller, settings)
+    @property
+    def pictured(self) -> str | None:
+        """The first part of the input that is an image, as errors name it."""
+        return first_image(self.input) if isinstance(self.input, list) else None
+
+    def plan(self, caller: Principal, settings: Settings, now: float, store_id: str | None, retrieves: bool = True) -> "Plan":
+        """What is asked for; `store_id` is the vector store to search, where a tool asks for it or the model `retrieves`.
+
+        Raises InvalidRequest or Unsupported.
+        """
+        self._refuse(settings)
         name = new_id("resp_")
         items = self._items(settings)
         search = self._search(store_id)
         messages = (Message("system", self.instructions),) if self.instructions else ()
-        store_id = store_id if search or self.model != DIRECT else None
+        store_id = store_id if search or retrieves else None
         toolbox, sampling, deadline_s = self._toolbox(), self._sampling(settings), settings.gateway.deadline_s
         turn = Turn(name, caller, self.model, messages, sampling, int(now), deadline_s, store_id, toolbox, search, self.conversation)
         references = {place: named for place, item in enumerate(items) if (named := reference(item))}
         return Plan(turn, self._snapshot(name, int(now)), items, references, INCLUDES[0] in (self.include or ()))
 
-    def _refuse(self, caller: Principal, settings: Settings) -> None:
+    def _refuse(self, settings: Settings) -> None:
         refuse(self.model_extra or {}, _UNBUILT)
-        known(self.model, caller)
         if self.previous_response_id and self.conversation:
             raise InvalidRequest("previous_response_id and conversation exclude each other", param="conversation", code="invalid_value")
         if self.background and self.store is False:
@@ -257,7 +266,6 @@ class ResponseRequest(BaseModel):
     def _snapshot(self, name: str, now: int) -> dict[str, Any]:
         """The Response object before anything has been written; every field is there, with its default."""
         text = self.text or TextSpec()
-        tier = self.service_tier if self.service_tier in ("flex", "priority") else "default"
         form: dict[str, Any] = {"format": text.format.echo() if text.format else {"type": "text"}}
         return {
             "id": name,
@@ -286,7 +294,7 @@ class ResponseRequest(BaseModel):
             "max_tool_calls": self.max_tool_calls,
             "store": self.store is not False,
             "background": bool(self.background),
-            "service_tier": tier,
+            "service_tier": service_of(self.service_tier),
             "metadata": self.metadata or {},
             "usage": None,
             "reasoning": _small(self.reasoning),
@@ -324,7 +332,8 @@ class Plan(msgspec.Struct, frozen=True):
 def estimate(messages: Sequence[Message]) -> int:
     """How many tokens some messages take, roughly."""
     calls = sum(len(call.name) + len(call.arguments) for message in messages for call in message.calls)
-    return (sum(len(message.content) for message in messages) + calls) // CHARS_PER_TOKEN + 4 * len(messages)
+    images = IMAGE_TOKENS * sum(len(message.images) for message in messages)
+    return (sum(len(message.content) for message in messages) + calls) // CHARS_PER_TOKEN + 4 * len(messages) + images
 
 
 def window(messages: Sequence[Message], budget_tokens: int, truncation: str) -> tuple[Message, ...]:

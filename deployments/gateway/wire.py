@@ -1,12 +1,13 @@
 """What the requests of several endpoints share."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from deployments.core.errors import InvalidRequest, NoSuchModel, Unsupported
-from deployments.core.types import MODELS, Principal, Usage
+from deployments.core.models import BUILT_IN
+from deployments.core.types import Principal, Usage
 
 FINGERPRINT = "fp_headrace_1"
 
@@ -53,7 +54,7 @@ def _few(value: object) -> object:
 Words = Annotated[str, AfterValidator(_utf8)]
 SomeWords = Annotated[Words, Field(json_schema_extra={"minLength": 1})]
 _SOME: dict[str, Any] = {"type": "string", "minLength": 1}
-ModelName = Annotated[Words, Field(max_length=256, json_schema_extra={"enum": list(MODELS)})]
+ModelName = Annotated[Words, Field(max_length=256, json_schema_extra={"examples": list(BUILT_IN)})]
 Text = Annotated[Words, Field(max_length=512)]
 Texts = Annotated[list[Any], Field(max_length=MAX_LISTED, json_schema_extra={"items": _SOME, "minItems": 1}), AfterValidator(_all_utf8)]
 """Texts, and whatever else a list may hold: it is refused at its first element, not with an error for each."""
@@ -74,6 +75,9 @@ class StreamOptions(Part):
     include_usage: bool | None = None
 
 
+ServiceTier = Literal["auto", "default", "flex", "priority"]
+
+
 class Sampled(BaseModel):
     """What both kinds of completions are asked with; unknown fields are kept, to be ignored or refused by name."""
 
@@ -90,6 +94,7 @@ class Sampled(BaseModel):
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: list[Words] | None = Field(None, max_length=4)
     n: int | None = Field(None, ge=1)
+    service_tier: ServiceTier | None = None
     metadata: Labels | None = None
 
     @field_validator("stop", mode="before", json_schema_input_type=list[str] | str | None)
@@ -130,13 +135,13 @@ def refuse(extra: Mapping[str, Any], unbuilt: tuple[str, ...]) -> None:
             raise Unsupported(f"'{name}' is not supported yet", param=name)
 
 
-def known(model: str, caller: Principal, there: Sequence[str] = MODELS) -> None:
+def known(model: str, caller: Principal, there: Sequence[str]) -> None:
     """Raises NoSuchModel for a model that is not there, or not for this caller."""
     if model not in (mine := allowed(caller, there)):
         raise NoSuchModel(f"the model '{model}' does not exist; there are {', '.join(mine) or 'none'}", param="model")
 
 
-def allowed(caller: Principal, there: Sequence[str] = MODELS) -> list[str]:
+def allowed(caller: Principal, there: Sequence[str]) -> list[str]:
     """The models of those that the caller may name."""
     return [model for model in there if caller.models is None or model in caller.models]
 

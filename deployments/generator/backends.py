@@ -29,6 +29,7 @@ from deployments.core.errors import (
     Unreachable,
 )
 from deployments.core.estimate import estimate
+from deployments.core.images import Image
 from deployments.core.patience import Patience
 from deployments.core.types import Generation, Message, Sampling, Tool, Toolbox
 from deployments.generator.grammar import quoting
@@ -133,11 +134,18 @@ class Backend:
 def _message(message: Message) -> dict[str, Any]:
     if message.call_id is not None:
         return {"role": "tool", "content": message.content, "tool_call_id": message.call_id}
+    if message.images:
+        text = [{"type": "text", "text": message.content}] if message.content else []
+        return {"role": message.role, "content": [*text, *(_image(one) for one in message.images)]}
     if not message.calls:
         return {"role": message.role, "content": message.content}
     functions = [{"name": call.name, "arguments": call.arguments} for call in message.calls]
     calls = [{"id": call.id, "type": "function", "function": f} for call, f in zip(message.calls, functions, strict=True)]
     return {"role": message.role, "content": message.content or None, "tool_calls": calls}
+
+
+def _image(image: Image) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": image.url} | ({"detail": image.detail} if image.detail else {})}
 
 
 def _format(sampling: Sampling, *, tightly: bool) -> dict[str, Any] | None:

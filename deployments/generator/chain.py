@@ -5,79 +5,102 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from random import Random
-from typing import Protocol
 
 from deployments.core import config
+from deployments.core.account import OK, STOPPED, Account, Attempt
 from deployments.core.errors import HeadraceError
-from deployments.core.sections import Contract, Upstream
+from deployments.core.models import Contract, Upstream
 from deployments.core.types import Generation
 from deployments.generator.budget import Budget
+from deployments.generator.clients import Clients, Streams
+from deployments.generator.hedge import hedged
 from deployments.generator.plan import Plan
 from deployments.generator.progress import Progress
+from deployments.generator.spent import Spent
 from deployments.generator.sse import Piece
-from deployments.generator.standing import Standings
+from deployments.generator.standing import Call, Standings
+from deployments.generator.suited import suited
 
 _logger = logging.getLogger("headrace.generator")
 
+Note = Callable[[str, Account, Attempt], None]
 
-class Streams(Protocol):
-    """A backend; `generator.backends.Backend` says what is promised."""
 
-    def stream(self, generation: Generation, said: str, last: float) -> AsyncGenerator[Piece]:
-        """The pieces of one answer behind what was said."""
-        ...
-
-    async def close(self) -> None:
-        """Close idle connections."""
-        ...
+def nowhere(tenant: str, account: Account, attempt: Attempt) -> None:
+    """Where attempts are noted that nobody counts."""
 
 
 class Chain:
-    """The backends of this process, with how each is doing; `connect` makes the client of one that is asked the first time."""
+    """The backends of this process, with how each is doing.
 
-    def __init__(self, connect: Callable[[Upstream], Streams], settings: config.Generator, random: Random):
-        self._connect, self._settings, self._random = connect, settings.resilience, random
+    `connect` makes the client of one that is asked the first time, `note` is told of every attempt: whose tenant's and account's it was.
+    """
+
+    def __init__(self, connect: Callable[[Upstream], Streams], settings: config.Generator, random: Random, note: Note = nowhere):
+        self._clients, self._settings, self._random, self._note = Clients(connect), settings.resilience, random, note
         self._upstreams, self._regions = settings.upstreams, settings.regions
         self._contract: Contract = settings.on_break
-        self._clients: dict[str, Streams] = {}
+        self._usual_tokens = settings.default_max_tokens
         self._standings, self._budget = Standings(self._settings), Budget(self._settings)
 
     async def stream(self, generation: Generation) -> AsyncGenerator[Piece]:
         """The pieces of one answer, the last with `done`; the first behind a place where another backend took over has a `seam`.
 
-        A backend that failed before it said anything leaves none. Raises what the last one that was asked raised. Closing the iterator
-        ends the generation.
+        A backend that failed before it said anything leaves none. Raises what the last one that was asked raised, or what `suited`
+        refuses with. Closing the iterator ends the generation.
         """
         now = asyncio.get_running_loop().time
         until = now() + generation.deadline_s
-        progress = Progress(generation, self._contract)
-        plan = Plan(self._upstreams, self._settings, self._standings, self._budget, self._random, until, self._regions, generation.tier)
+        model = generation.model
+        progress = Progress(generation, (model and model.on_break) or self._contract)
+        upstreams = suited(model.upstreams(self._upstreams) if model else self._upstreams, generation, self._usual_tokens)
+        plan = Plan(upstreams, self._settings, self._standings, self._budget, self._random, until, self._regions, generation.tier)
+        hedge_s = self._settings.hedge_s if generation.hedged else None
         while True:
-            call = plan.begin(now())
+            pieces = self._call(plan, plan.begin(now()), generation, progress.shown, until)
+            if hedge_s is not None and progress.contract is None:
+                pieces = hedged(pieces, hedge_s, lambda: self._beside(plan, generation, until))
             try:
-                async with aclosing(self._client(call.upstream).stream(generation, progress.shown, until)) as pieces:
+                async with aclosing(pieces):
                     async for piece in pieces:
-                        if piece.text or piece.calls:
-                            call.hear(now())
                         yield progress.take(piece)
-                call.end(now(), good=True)
                 return
             except HeadraceError as error:
-                if progress.over:  # all was said, only the end of the stream is missing
-                    call.end(now(), good=True)
-                    return
-                pause_s = plan.failed(call, error, now(), progress.contract)
+                pause_s = plan.again(error, now(), progress.contract)
                 progress.broke(error)
-                _logger.warning("%s: %s; asking again in %.2f s", call.upstream.name, error, pause_s)
-            finally:
-                call.leave(now())
             await asyncio.sleep(pause_s)
+
+    async def _call(self, plan: Plan, call: Call, generation: Generation, said: str, until: float) -> AsyncGenerator[Piece]:
+        """The pieces of one call of a backend, behind what was said; however it ends, it is noted."""
+        now = asyncio.get_running_loop().time
+        spent, outcome = Spent(call.upstream, generation), STOPPED
+        try:
+            async with self._clients.of(call.upstream) as client, aclosing(client.stream(generation, said, until)) as pieces:
+                async for piece in pieces:
+                    if piece.text or piece.calls:
+                        call.hear(now())
+                    spent.take(piece)
+                    yield piece
+            outcome = OK
+        except HeadraceError as error:
+            if not spent.over:  # else all was said, only the end of the stream is missing
+                outcome = error.wire_code
+                plan.failed(call, error, now())
+                _logger.warning("%s: %s", call.upstream.name, error)
+                raise
+            outcome = OK
+        finally:
+            if outcome == OK:
+                call.end(now(), good=True)
+            else:
+                call.leave(now())
+            self._note(generation.log.tenant, generation.account, spent.attempt(outcome))
+
+    def _beside(self, plan: Plan, generation: Generation, until: float) -> AsyncGenerator[Piece] | None:
+        """Another call of a backend beside the one that is under way, where there is one to be asked."""
+        call = plan.spare(asyncio.get_running_loop().time())
+        return self._call(plan, call, generation, "", until) if call else None
 
     async def close(self) -> None:
         """Close idle connections."""
-        await asyncio.gather(*(client.close() for client in self._clients.values()))
-
-    def _client(self, upstream: Upstream) -> Streams:
-        if upstream.name not in self._clients:
-            self._clients[upstream.name] = self._connect(upstream)
-        return self._clients[upstream.name]
+        await self._clients.close()

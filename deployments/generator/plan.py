@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from random import Random
 
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, Overloaded, Throttled, Unreachable
-from deployments.core.sections import Contract, Resilience, Upstream
-from deployments.core.types import Tier
+from deployments.core.models import Contract, Tier, Upstream
+from deployments.core.sections import Resilience
 from deployments.generator.budget import Budget
 from deployments.generator.standing import Call, Standings
 
@@ -40,19 +40,28 @@ class Plan:
         upstream = self._next(now)
         if upstream is None:
             raise self._last or Overloaded("no model backend takes calls now", code="backends_out", retry_after_s=self._settings.open_s)
-        self._asked.append(upstream.name)
-        return Call.begin(upstream, self._standings.of(upstream.name), now)
+        return self._begin(upstream, now)
 
-    def failed(self, call: Call, error: HeadraceError, now: float, contract: Contract | None) -> float:
+    def spare(self, now: float) -> Call | None:
+        """An attempt beside the one that is under way, at a backend that was not asked yet; None where there is none, or no retry left."""
+        upstream = self._fresh(now)
+        if upstream is None or len(self._asked) >= self._settings.attempts or not self._budget.spend():
+            return None
+        return self._begin(upstream, now)
+
+    def failed(self, call: Call, error: HeadraceError, now: float) -> None:
+        """Note that an attempt failed."""
+        call.end(now, False if self._blamed(error, now) else None)
+        if isinstance(error, Throttled) and error.retry_after_s is not None:
+            call.standing.breaker.cool(now, error.retry_after_s)  # everybody keeps away from a backend that asked for it
+
+    def again(self, error: HeadraceError, now: float, contract: Contract | None) -> float:
         """The pause in seconds before `begin` may be asked again; raises the error where there is no more to be done.
 
         Where the answer has begun, the contract decides.
         """
-        failed = _blames(error) and now < self._until  # a caller in a hurry says nothing of the backend
-        call.end(now, False if failed else None)
-        self._cool(call, error, now)
         self._last = error
-        if not failed or len(self._asked) >= self._settings.attempts or contract == "fail":
+        if not self._blamed(error, now) or len(self._asked) >= self._settings.attempts or contract == "fail":
             raise error
         if contract == "continue":
             self._upstreams = tuple(one for one in self._upstreams if one.continues)
@@ -62,6 +71,14 @@ class Plan:
         if not isinstance(error, Unreachable) and not self._budget.spend():
             raise error
         return pause_s
+
+    def _begin(self, upstream: Upstream, now: float) -> Call:
+        self._asked.append(upstream.name)
+        return Call.begin(upstream, self._standings.of(upstream.name), now)
+
+    def _blamed(self, error: HeadraceError, now: float) -> bool:
+        """Whether it is the backend's failure, so that another attempt may fare better; a caller in a hurry says nothing of the backend."""
+        return isinstance(error, Overloaded | BackendFailed | DeadlineExceeded) and now < self._until
 
     def _fresh(self, now: float) -> Upstream | None:
         """Somebody who was not asked yet."""
@@ -79,13 +96,3 @@ class Plan:
         jitter = self._random.uniform(longest / 2, longest)
         asked = error.retry_after_s if isinstance(error, Throttled) else None
         return jitter if asked is None else max(jitter, min(asked, self._settings.longest_backoff_s) + jitter - longest / 2)
-
-    def _cool(self, call: Call, error: HeadraceError, now: float) -> None:
-        """Keep everybody away from a backend that asked for it."""
-        if isinstance(error, Throttled) and error.retry_after_s is not None:
-            call.standing.breaker.cool(now, error.retry_after_s)
-
-
-def _blames(error: HeadraceError) -> bool:
-    """Whether it is the backend's failure, so that another attempt may fare better."""
-    return isinstance(error, Overloaded | BackendFailed | DeadlineExceeded)

@@ -3,7 +3,7 @@
 import msgspec
 
 from deployments.core.errors import HeadraceError, StreamInterrupted
-from deployments.core.sections import Contract
+from deployments.core.models import Contract
 from deployments.core.types import Generation
 from deployments.generator.resumed import spoken
 from deployments.generator.sse import Piece, Seam

@@ -9,9 +9,11 @@ from redis.exceptions import RedisError
 from deployments.core.collector import relax
 from deployments.core.config import Settings
 from deployments.core.follow import STOP_CHANNEL, receive
+from deployments.core.ledger import Ledger
+from deployments.core.models import Upstream
 from deployments.core.outbox import RETRY_S, Outbox
 from deployments.core.ports import Relay
-from deployments.core.sections import Upstream
+from deployments.core.store import open_store
 from deployments.core.types import Generation, Outcome
 from deployments.core.valkey import connect
 from deployments.generator.backends import Backend
@@ -29,8 +31,10 @@ class Generator:
         self._llama = None if chosen.base_url else LlamaServer(chosen)
         self._valkey = connect(settings.valkey)
         outbox = Outbox(connect(settings.valkey), settings.log)
-        self._relays = Relays(Chain(self._connect, chosen, Random()), outbox, filters)
-        self._listener: asyncio.Task[None] | None = None
+        self._store = open_store(settings)
+        self._ledger = Ledger(self._store)
+        self._relays = Relays(Chain(self._connect, chosen, Random(), self._ledger.note), outbox, filters)
+        self._beside: list[asyncio.Task[None]] = []
 
     async def generate(self, generation: Generation) -> Outcome:
         """Write one answer into its log; the contract is that of `core.ports.Generates`."""
@@ -40,17 +44,18 @@ class Generator:
         """A client of a backend; one without an address is the embedded one."""
         if self._llama and not upstream.base_url:
             return Backend(self._llama.base_url, self._llama.api_key, upstream.model, self._settings, embedded=True)
-        return Backend(upstream.base_url, upstream.api_key.get_secret_value(), upstream.model, self._settings)
+        key = self._settings.keys.get(upstream.key, upstream.api_key) if upstream.key else upstream.api_key
+        return Backend(upstream.base_url, key.get_secret_value(), upstream.model, self._settings)
 
     async def ping(self) -> None:
         """Answer."""
 
     async def check_health(self) -> None:
-        """Raises when the embedded model server has ended; keeps the stop listener running."""
+        """Starts what runs beside the calls at the first check; raises when the embedded model server has ended."""
         if self._llama and not self._llama.alive:
             raise RuntimeError("the embedded model server has ended")
-        if self._listener is None:
-            self._listener = asyncio.get_running_loop().create_task(self._listen())
+        if not self._beside:
+            self._beside = [asyncio.create_task(one) for one in (self._listen(), self._ledger.run())]
 
     async def _listen(self) -> None:
         while True:
@@ -59,6 +64,12 @@ class Generator:
             except (RedisError, OSError):
                 await asyncio.sleep(RETRY_S)
 
-    def __del__(self) -> None:
+    async def __del__(self) -> None:
+        """Serve awaits this when the replica ends."""
         if self._llama:
             self._llama.close()
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
+        await self._ledger.flush()
+        await self._store.close()

@@ -6,8 +6,8 @@ from random import Random
 
 import msgspec
 
-from deployments.core.sections import Resilience, Upstream
-from deployments.core.types import Tier
+from deployments.core.models import Tier, Upstream
+from deployments.core.sections import Resilience
 from deployments.generator.breaker import Breaker
 
 DECAY_S = 10.0
@@ -30,6 +30,11 @@ class Standing:
         kept = math.exp(-max(now - self._measured, 0.0) / DECAY_S)
         self._latency_s = max(took_s, kept * self._latency_s + (1 - kept) * took_s)
         self._measured = now
+
+    def waited(self, now: float, so_long_s: float) -> None:
+        """Note that a first token had not come after so long, where that is longer than was known."""
+        if so_long_s > self._latency_s:
+            self.answered(now, so_long_s)
 
     @property
     def cost(self) -> float:
@@ -105,4 +110,6 @@ class Call(msgspec.Struct):
 
     def leave(self, now: float) -> None:
         """Note that its caller went away, where it has not ended: a backend that was heard is well."""
+        if not self.heard and not self.ended:
+            self.standing.waited(now, now - self.began)
         self.end(now, True if self.heard else None)

@@ -16,7 +16,7 @@ class RouterClient:
     name: str = "router"
 
     async def route(self, turn: Turn, vector: Vector) -> Route:
-        """Where a turn goes; raises NoSuchModel."""
+        """Where a turn goes."""
         return await call(self.handle.route.remote(turn, vector))
 
     async def ping(self) -> None:

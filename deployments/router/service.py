@@ -1,5 +1,7 @@
 """The router as a Serve deployment."""
 
+from functools import cached_property
+
 from deployments.core.config import Settings
 from deployments.core.types import Route, Turn, Vector
 from deployments.router.decide import decide
@@ -11,11 +13,16 @@ class Router:
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        self._complexity = Complexity.load() if settings.generator.tiered else None
+        self._tiered = settings.generator.tiered
+
+    @cached_property
+    def _complexity(self) -> Complexity:
+        return Complexity.load()
 
     async def route(self, turn: Turn, vector: Vector) -> Route:
-        """Where a turn goes; raises NoSuchModel."""
-        return decide(turn, vector, self._settings, self._complexity)
+        """Where a turn goes; a model of the catalogue may have tiers of its own."""
+        tiered = self._tiered or turn.handling.tiered
+        return decide(turn, vector, self._settings, self._complexity if tiered else None)
 
     async def ping(self) -> None:
         """Answer."""

@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import ask, audit, doctor, files, index, ingest, keys, openapi, reload, serve, stop, stores, tenants
+from pipeline.cli import ask, audit, doctor, files, index, ingest, keys, models, openapi, reload, serve, stop, stores, tenants, usage
 
 app = typer.Typer(
     name="headrace",
@@ -17,11 +17,13 @@ app.command("reload")(reload.reload)
 app.command("ingest")(ingest.ingest)
 app.command("ask")(ask.ask)
 app.command("doctor")(doctor.doctor)
+app.command("usage")(usage.usage)
 app.command("openapi")(openapi.openapi)
 app.add_typer(stores.app, name="stores")
 app.add_typer(files.app, name="files")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
+app.add_typer(models.app, name="models")
 app.add_typer(audit.app, name="audit")
 app.add_typer(index.app, name="index")
 

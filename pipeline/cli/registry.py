@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
+from deployments.core.catalogue import Models
 from deployments.core.config import Settings
 from deployments.core.errors import HeadraceError
 from deployments.core.keys import Keys
@@ -43,6 +44,7 @@ class Registry:
     store: Store
     keys: Keys
     tenants: Tenants
+    models: Models
 
 
 def within(config: Path, work: Callable[[Registry], Awaitable[Result]]) -> Result:
@@ -69,7 +71,8 @@ async def _within(config: Path, work: Callable[[Registry], Awaitable[Result]]) -
     await migrate(settings.database_url)
     store = open_store(settings)
     try:
-        return await work(Registry(store, Keys(store, settings.pepper_bytes()), Tenants(store, ACTOR)))
+        keys = Keys(store, settings.pepper_bytes())
+        return await work(Registry(store, keys, Tenants(store, ACTOR), Models(store, settings, ACTOR)))
     finally:
         await store.close()
 
@@ -100,7 +103,7 @@ def models(names: Sequence[str]) -> dict[str, list[str] | None]:
     return {"models": None if "any" in names else list(names)} if names else {}
 
 
-def show(records: Sequence[msgspec.Struct], columns: Sequence[str], as_json: bool) -> None:
+def show(records: Sequence[msgspec.Struct | dict[str, Any]], columns: Sequence[str], as_json: bool) -> None:
     """Print records as a table of some of their fields, or as JSON, one record a line."""
     rows: list[dict[str, Any]] = [msgspec.to_builtins(record) for record in records]
     console = Console(highlight=False)
@@ -133,4 +136,6 @@ def _cell(name: str, value: object) -> str:
         return "–"
     if isinstance(value, dict):
         return ", ".join(f"{name}={one}" for name, one in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else line(str(value))
+    if isinstance(value, list):
+        return ", ".join(str(one["name"] if isinstance(one, dict) else one) for one in value)
+    return line(str(value))

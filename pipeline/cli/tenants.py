@@ -16,6 +16,7 @@ Models = Annotated[list[str] | None, typer.Option("--model", help="A model it ma
 Weight = Annotated[float | None, typer.Option(help="Its share while others wait: 2 gets twice as much as 1.")]
 Region = Annotated[str | None, typer.Option(help="Where its data has to stay.")]
 Retention = Annotated[int | None, typer.Option(help="Days that its content is kept.")]
+Threshold = Annotated[float | None, typer.Option(help="Complexity, 0 to 1, from which its questions go to the large tier.")]
 CacheMode = Annotated[str | None, typer.Option(help="off, exact or semantic.")]
 
 _COLUMNS = ("id", "name", "suspended_at", "limits", "weight", "cache")
@@ -37,11 +38,14 @@ def add(
     region: Region = None,
     retention_days: Retention = None,
     cache: CacheMode = None,
+    threshold: Threshold = None,
     config: Config = DEFAULT,
     as_json: Json = False,
 ) -> None:
     """Make a tenant."""
-    terms = _terms(limit, model, name=name or tenant, weight=weight, region=region, retention_days=retention_days, cache=cache)
+    terms = _terms(
+        limit, model, name=name or tenant, weight=weight, region=region, retention_days=retention_days, cache=cache, threshold=threshold
+    )
     show_one(within(config, lambda registry: registry.tenants.add(terms, tenant)), as_json)
 
 
@@ -61,11 +65,13 @@ def set_(
     region: Region = None,
     retention_days: Retention = None,
     cache: CacheMode = None,
+    threshold: Threshold = None,
     config: Config = DEFAULT,
     as_json: Json = False,
 ) -> None:
     """Change what is given; the rest stays."""
-    terms = _terms(limit, model, name=name, weight=weight, region=region, retention_days=retention_days, cache=cache)
+    own = {"retention_days": retention_days, "cache": cache, "threshold": threshold}
+    terms = _terms(limit, model, name=name, weight=weight, region=region, **own)
     show_one(within(config, lambda registry: registry.tenants.update(tenant, terms)), as_json)
 
 

@@ -39,7 +39,7 @@ def compose(messages: Sequence[Message], passages: Sequence[Passage], searched: 
     rest = [message for message in messages if message.role != "system"]
     asked = next((place for place in reversed(range(len(rest))) if rest[place].role == "user"), None)
     if passages and asked is not None:
-        rest[asked] = Message("user", _grounded(rest[asked].content, passages))
+        rest[asked] = Message("user", _grounded(rest[asked].content, passages), images=rest[asked].images)
     return (Message("system", "\n\n".join([instruction, *own])), *rest)
 
 

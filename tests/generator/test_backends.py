@@ -15,6 +15,7 @@ import pytest
 
 from deployments.core import config
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded, Unreachable
+from deployments.core.images import Image
 from deployments.core.shape import Schema
 from deployments.core.types import Generation, LogRef, Message, Opened, Sampling, Text, Tool, Toolbox, ToolCall
 from deployments.generator.backends import Backend, _retry_after
@@ -222,3 +223,15 @@ def test_a_date_that_a_backend_names_is_waited_for() -> None:
     headers = {"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)}
     response = httpx2.Response(503, headers=headers, request=httpx2.Request("POST", "http://backend"))
     assert 28 < (_retry_after(openai.InternalServerError("busy", response=response, body=None)) or 0) <= 30
+
+
+async def test_images_go_behind_the_text_of_their_message(backend: Backend) -> None:
+    images = (Image("png", b"\x89PNG"), Image("gif", b"GIF89a", "low"))
+    words, *seen = backend._request(generation(Sampling(), 5, (Message("user", "Which?", images=images),)), "")["messages"][0]["content"]
+    assert words == {"type": "text", "text": "Which?"}
+    assert [part["image_url"] for part in seen] == [
+        {"url": "data:image/png;base64,iVBORw=="},
+        {"url": "data:image/gif;base64,R0lGODlh", "detail": "low"},
+    ]
+    (only,) = backend._request(generation(Sampling(), 5, (Message("user", "", images=images[:1]),)), "")["messages"][0]["content"]
+    assert only["type"] == "image_url"

@@ -2,13 +2,16 @@
 
 from collections.abc import AsyncGenerator
 from random import Random
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.core import config
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded, StreamInterrupted
+from deployments.core.models import Model
 from deployments.core.sections import Contract, Resilience, Upstream
 from deployments.core.types import Generation, LogRef, Message, Sampling, Text, Usage
 from deployments.generator.chain import Chain
@@ -133,3 +136,18 @@ async def test_what_the_caller_did_wrong_is_told_at_once() -> None:
     with pytest.raises(InvalidRequest):
         await run(backends, asked())
     assert backends[1].shown == []
+
+
+async def test_a_call_of_a_model_of_the_catalogue_asks_its_backends_alone_and_goes_by_its_contract() -> None:
+    broken, spare, own = Scripted(breaks=20), Scripted(), Scripted(breaks=20)
+    fallbacks = (Upstream(name="spare", base_url="u", model="m"),)
+    settings = config.Generator(resilience=FAST, fallbacks=fallbacks, on_break="fail")
+    by_name = {"primary": broken, "spare": spare, "own": own}
+    chain = Chain(lambda one: by_name[one.name], settings, Random(0))
+    listed: Any = {"name": "own", "base_url": "http://own/v1", "model": "m"}
+    model = Model(name="mine", backends=(listed, "spare"), on_break="continue")
+    pieces = [piece async for piece in chain.stream(msgspec.structs.replace(asked(), model=model))]
+    assert text(pieces) == ANSWER
+    assert (own.shown, spare.shown, broken.shown) == ([""], [ANSWER[:20]], [])
+    with pytest.raises(BackendFailed):
+        [piece async for piece in chain.stream(asked())]

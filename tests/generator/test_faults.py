@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -23,8 +23,12 @@ from tests.loadtest.conftest import Simulator
 WORDS = [f"w{number}" for number in range(20)]
 PATIENCE_S, STALL_S = 1.0, 0.6
 AT_ONCE = 10
+IMPATIENT = Resilience(open_s=1)
+PATIENT = Resilience(failures=1000, window=1000, spare_retries=1000, most_retries=1000)
+"""A backend is asked however often it fails."""
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
-BEGUN = OK + b"".join(b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % word for word in (b"w0", b" w1", b" w2"))
+EVENT = b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n'
+BEGUN = OK + b"".join(EVENT % word for word in (b"w0", b" w1", b" w2"))
 
 
 def refusal(status: int, *headers: str) -> bytes:
@@ -56,9 +60,9 @@ FAULTS = {
 
 
 class Crooked:
-    """A server that answers every request with the same bytes, and then closes the connection, or keeps silent."""
+    """A server that answers every request with the same bytes, or some for each; then it closes the connection, or keeps silent."""
 
-    def __init__(self, answer: bytes, holds: bool):
+    def __init__(self, answer: bytes | Callable[[], bytes], holds: bool):
         self._answer, self._holds = answer, holds
         self.requests = 0
         self.url = ""
@@ -77,7 +81,7 @@ class Crooked:
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
             await reader.readexactly(length)
-            writer.write(self._answer)
+            writer.write(self._answer() if callable(self._answer) else self._answer)
             await writer.drain()
             if self._holds:
                 await reader.read()
@@ -90,9 +94,8 @@ class Crooked:
 class Asked:
     """A chain of a bad backend and a good one, and how it fared."""
 
-    def __init__(self, bad: str, good: str):
+    def __init__(self, bad: str, good: str, resilience: Resilience = IMPATIENT):
         fallbacks = (Upstream(name="good", base_url=good, model="sim"),)
-        resilience = Resilience(open_s=1)
         self.settings = config.Generator(
             base_url=bad,
             model="sim",
@@ -105,6 +108,7 @@ class Asked:
         self.chain = Chain(lambda one: Backend(one.base_url, "key", one.model, self.settings), self.settings, Random(0))
         self.wrong: list[str] = []
         self.switching_s: list[float] = []
+        self.seams = 0
 
     async def ask(self, count: int) -> None:
         """So many questions, some at a time."""
@@ -126,6 +130,7 @@ class Asked:
                     text, last = text + piece.text, time.monotonic()
             except HeadraceError as error:
                 self.wrong.append(f"{number}: {error}")
+            self.seams += len(seams)
             if text.split() != WORDS or len(seams) > 1:
                 self.wrong.append(f"{number}: {text!r}, {len(seams)} seams")
 
@@ -143,6 +148,21 @@ async def test_a_backend_that_fails_is_not_seen_by_readers(upstream: Simulator, 
     assert asked.wrong == []
     limits = asked.settings.resilience
     assert served <= count * (1 + limits.retry_share) + limits.spare_retries
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.full)])
+async def test_an_answer_whose_backend_dies_at_a_random_token_is_the_same_with_one_seam(upstream: Simulator, count: int) -> None:
+    chance, said = Random(4), list[int]()
+
+    def dying() -> bytes:
+        said.append(chance.randrange(1, len(WORDS)))
+        return OK + b"".join(EVENT % word.encode() for word in " ".join(WORDS[: said[-1]]).replace(" ", "| ").split("|"))
+
+    async with Crooked(dying, holds=False).serving() as bad:
+        asked = Asked(bad.url, upstream.url, PATIENT)
+        await asked.ask(count)
+    assert (asked.wrong, asked.seams, bad.requests) == ([], count, count)
+    assert len(set(said)) > 10
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", "http://nowhere.invalid/v1"], ids=["refused", "no such host"])

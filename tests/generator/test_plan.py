@@ -46,7 +46,8 @@ class World:
             if error is None:
                 call.end(self.now, good=True)
                 break
-            self.now += plan.failed(call, error, self.now, contract)
+            plan.failed(call, error, self.now)
+            self.now += plan.again(error, self.now, contract)
         return asked
 
 
@@ -96,8 +97,9 @@ def test_a_caller_in_a_hurry_says_nothing_of_a_backend() -> None:
         plan = world.plan(A, B, until=1)
         call = plan.begin(world.now)
         world.now += 1
+        plan.failed(call, DeadlineExceeded("late"), world.now)
         with pytest.raises(DeadlineExceeded):
-            plan.failed(call, DeadlineExceeded("late"), world.now, None)
+            plan.again(DeadlineExceeded("late"), world.now, None)
     assert world.run(world.plan(A, B), [None]) == ["a"]
 
 
@@ -190,7 +192,8 @@ def test_whatever_fails_the_backends_get_few_calls_more_than_we_do(ends: list[tu
                     call.end(world.now, good=True)
                     break
                 began = world.now
-                world.now += plan.failed(call, error, world.now, None)
+                plan.failed(call, error, world.now)
+                world.now += plan.again(error, world.now, None)
                 assert world.now - began <= 2 * SETTINGS.longest_backoff_s
                 error, _ = next(rest, (None, 0))
         except HeadraceError:

@@ -106,6 +106,18 @@ def extremes() -> Iterator[tuple[str, str]]:
     ):
         yield "/v1/chat/completions", json.dumps(CHAT | {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]})
         yield "/v1/responses", json.dumps(ASK | {"tools": [{"type": "function", "name": "f", "parameters": schema}]})
+    for schema in (
+        {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(14_000)}},
+        {"type": "object", "properties": {"a": {"enum": [f"{n}" for n in range(60_000)]}}},
+        {"type": "string", "pattern": "(a*)*" * 100_000},
+        {"anyOf": [{"type": "string"}] * 30_000},
+        {"type": "array", "minItems": 10**9},
+        json.loads(nested(300, '{"type":"array","items":', "}").replace("1", "{}")),
+        {"$defs": {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(10_000)}, "$ref": "#/$defs/d0"},
+    ):
+        held = {"name": "s", "strict": True, "schema": schema}
+        yield "/v1/chat/completions", json.dumps(CHAT | {"response_format": {"type": "json_schema", "json_schema": held}})
+        yield "/v1/responses", json.dumps(ASK | {"text": {"format": {"type": "json_schema"} | held}})
     for fields in ({"n": 10**6}, {"max_tokens": 10**9}, {"logprobs": True, "top_logprobs": 10**6}, {"stop": ["x" * 300_000] * 3}):
         yield "/v1/chat/completions", json.dumps(CHAT | fields)
 

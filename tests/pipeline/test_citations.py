@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.core.types import Chunk, Citation, Passage
-from pipeline.citations import MAX_FILES, MAX_SENTENCE_CHARS, CitationFilter
+from deployments.core.types import Chunk, Citation, Generation, LogRef, Passage, Sampling
+from pipeline.citations import MAX_FILES, MAX_SENTENCE_CHARS, CitationFilter, cite
 
 CORS = (
     "## Use `CORSMiddleware`\n\nYou can configure it in your FastAPI application using the `CORSMiddleware`. "
@@ -40,6 +40,18 @@ def run(*pieces: str, passages: tuple[Passage, ...] = PASSAGES) -> tuple[str, li
 
 def cited(answer: str, passages: tuple[Passage, ...] = PASSAGES) -> list[str]:
     return [citation.title for citation in run(answer, passages=passages)[1]]
+
+
+def test_json_passes_as_the_model_wrote_it_whatever_passages_say():
+    log = LogRef("r", "t", (), record=False)
+    owed = Generation(log, (), Sampling(json_object=True), PASSAGES, URLS, 5)
+    answer = '{"answer": "The default is 600 seconds, e.g. ten minutes. Create a list of allowed origins (as strings)."}'
+    relay = cite(owed)
+    assert (
+        "".join(str(item) for piece in answer.partition("600") for item in relay.feed(piece)) + "".join(map(str, relay.flush())) == answer
+    )
+    plain = cite(Generation(log, (), Sampling(), PASSAGES, URLS, 5))
+    assert any(isinstance(item, Citation) for item in plain.feed(answer[12:-2]) + plain.flush()), "the same words are cited in prose"
 
 
 def test_a_sentence_a_passage_says_is_marked_at_its_end_with_an_exact_span():

@@ -16,6 +16,8 @@ from redis.asyncio import Redis
 
 from deployments.core.config import Cache, Log, Settings
 from deployments.core.follow import Hub
+from deployments.core.handling import Handling
+from deployments.core.images import Image
 from deployments.core.jobs import INGEST, Job
 from deployments.core.outbox import Outbox
 from deployments.core.run import Keep, Run, forget
@@ -233,6 +235,15 @@ async def test_other_numbers_are_another_question(stand: Stand) -> None:
     await stand.run(stand.turn(long + "1911", reuse=Reuse(least)))
     assert not ended(await stand.run(stand.turn(long + "1912", reuse=Reuse(least)))).usage.replayed
     assert ended(await stand.run(stand.turn(long + "1911?", reuse=Reuse(least)))).usage.replayed
+
+
+async def test_the_same_words_about_another_image_or_to_another_definition_of_the_model_are_another_question(stand: Stand) -> None:
+    plain = stand.turn()
+    *before, asked = plain.messages
+    seen = [msgspec.structs.replace(asked, images=(Image("png", data),)) for data in (b"1", b"2")]
+    turns = [plain, *(msgspec.structs.replace(plain, messages=(*before, one)) for one in seen)]
+    turns.append(msgspec.structs.replace(plain, handling=Handling(recipe="changed")))
+    assert [ended(await stand.run(turn)).usage.replayed for turn in turns * 2] == [False] * 4 + [True] * 4
 
 
 async def test_the_question_is_embedded_once_for_cache_and_search(stand: Stand) -> None:

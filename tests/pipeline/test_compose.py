@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments.core.images import Image
 from deployments.core.types import Chunk, Message, Passage, ToolCall
 from pipeline.prompts.compose import GROUNDED, NOTHING_FOUND, compose
 from tests.pipeline.test_citations import PASSAGES
@@ -35,6 +36,12 @@ def test_calls_and_their_results_stay_as_they_are_behind_the_question() -> None:
     made = compose((*ASKED, *called), PASSAGES[:1], searched=True)
     assert made[-3:] == called
     assert "Sources:" in made[-4].content
+
+
+def test_the_images_of_a_question_stay_with_it() -> None:
+    image = Image("png", b"")
+    asked = Message("user", "What is CORS?", images=(image,))
+    assert compose((asked,), PASSAGES[:1], searched=True)[-1].images == (image,)
 
 
 def test_a_search_that_found_nothing_says_so() -> None:

@@ -5,18 +5,21 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from redis.asyncio import Redis
 from sqlalchemy.exc import OperationalError
 
+from deployments.core.catalogue import handling
 from deployments.core.config import Generator, Log, Settings
 from deployments.core.errors import BackendFailed, HeadraceError, Overloaded, StreamInterrupted
 from deployments.core.filters import Compare
 from deployments.core.follow import Hub
 from deployments.core.ids import new_id
 from deployments.core.log import read, seize
+from deployments.core.models import Model
 from deployments.core.outbox import Outbox
 from deployments.core.responses import Item
 from deployments.core.run import Keep, Open, Run, forget
@@ -50,6 +53,7 @@ from deployments.core.types import (
     Turn,
     Usage,
     Vector,
+    Vectors,
 )
 from deployments.core.vault import Vault
 from pipeline.answerable import UNANSWERED
@@ -416,3 +420,37 @@ async def test_a_turn_with_nothing_to_search_is_routed_where_there_are_tiers_onl
     await stand.run(turn(store_id=None))
     assert stand.generates.calls[0].tier == tier
     assert len(router.asked) == (tier is not None)
+
+
+class Down:
+    """A stage that is away."""
+
+    async def embed(self, texts: Sequence[str], caller: Principal | None = None) -> Vectors:
+        raise Overloaded("a part of headrace is restarting")
+
+    async def route(self, turn: Turn, vector: Vector) -> Route:
+        raise Overloaded("a part of headrace is restarting")
+
+
+@pytest.mark.parametrize("part", ["embeds", "routes"])
+async def test_a_direct_answer_goes_on_without_a_tier_while_embedder_or_router_is_away(stand: Stand, part: str) -> None:
+    stand.flow = replace(stand.flow, settings=LARGE, **{part: Down()})
+    assert isinstance((await stand.run(turn(store_id=None)))[-1], Finished)
+    assert stand.generates.calls[0].tier is None
+    assert isinstance((await stand.run(turn()))[-1], Failed)  # what is to be found in documents waits for both
+
+
+async def test_a_model_of_the_catalogue_goes_with_its_call_and_its_tiers_are_asked_about(stand: Stand) -> None:
+    listed: Any = {"name": "large", "base_url": "http://large/v1", "model": "m", "tier": "large"}
+    mine, router = Model(name="mine", backends=(listed,)), Tiered()
+    stand.flow = replace(stand.flow, settings=stand.flow.settings.model_copy(update={"models": (mine,)}), routes=router)
+    await stand.run(msgspec.structs.replace(turn(store_id=None), model="mine", handling=handling(mine)))
+    await stand.run(turn(store_id=None))
+    assert [(call.model, call.tier) for call in stand.generates.calls] == [(mine, "large"), (None, None)]
+
+
+async def test_a_model_that_was_removed_meanwhile_ends_the_answer_as_one_that_is_not_there(stand: Stand) -> None:
+    failed = (await stand.run(msgspec.structs.replace(turn(store_id=None), model="gone")))[-1]
+    assert isinstance(failed, Failed)
+    assert (failed.status, failed.code) == (404, "model_not_found")
+    assert not stand.generates.calls

@@ -1,4 +1,4 @@
-"""`headrace tenants`, `keys` and `audit`: an installation administered without its being up."""
+"""`headrace tenants`, `keys`, `models` and `audit`: an installation administered without its being up."""
 
 import asyncio
 import json
@@ -148,3 +148,41 @@ def test_the_record_is_exported_and_a_touched_one_fails(config: Path) -> None:
     done = run(config, "audit", "verify")
     assert done.exit_code == 1
     assert "entry 2: the entry was changed" in done.stderr
+
+
+def test_a_model_is_added_listed_shown_and_removed(config: Path) -> None:
+    own = "{name: own, base_url: 'https://own.example/v1', model: m, context_size: 8192}"
+    words = ("--backend", "primary", "--backend", own, "--direct", "--on-break", "fail", "--limit", "requests_per_minute=60")
+    assert run(config, "models", "add", "mine", *words).exit_code == 0
+    mine = told(config, "models", "list")[-1]
+    assert (mine["name"], mine["retrieves"], mine["on_break"]) == ("mine", False, "fail")
+    assert mine["limits"] == {"requests_per_minute": 60, "tokens_per_minute": None}
+    assert [one if isinstance(one, str) else (one["name"], one["context_size"]) for one in mine["backends"]] == ["primary", ("own", 8192)]
+    assert json.loads(run(config, "models", "show", "mine").stdout) == mine
+    assert "primary, own" in run(config, "models", "list").stdout
+    assert run(config, "models", "remove", "mine").exit_code == 0
+    assert [model["name"] for model in told(config, "models", "list")] == ["headrace", "headrace-direct"]
+    acts = [json.loads(line)["act"] for line in run(config, "audit", "export").stdout.splitlines()]
+    assert acts == ["model.added", "model.removed"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--backend", "nobody"), "no backend 'nobody'"),
+        (("--backend", "{"), "YAML"),
+        (("--backend", "{name: own, base_url: 'http://own/v1', model: m, api_key: sk-1}"), "a key is named"),
+        (("--on-break", "shrug"), "on_break"),
+        (("--limit", "requests_per_minute=none"), "requests_per_minute"),
+    ],
+)
+def test_a_model_that_can_not_be_is_refused_with_a_reason(config: Path, words: tuple[str, ...], reason: str) -> None:
+    done = run(config, "models", "add", "mine", *words)
+    assert done.exit_code == 1
+    assert reason in done.output
+
+
+def test_a_tenants_threshold_is_set(config: Path) -> None:
+    told(config, "tenants", "add", "acme", "--threshold", "0.25")
+    assert told(config, "tenants", "show", "acme")[0]["threshold"] == 0.25
+    assert run(config, "tenants", "set", "acme", "--threshold", "2").exit_code == 1

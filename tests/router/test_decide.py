@@ -1,20 +1,23 @@
 """The routing decision."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 from deployments.core.config import Settings
-from deployments.core.errors import NoSuchModel
+from deployments.core.handling import Handling, Service
 from deployments.core.sections import Generator, Router
-from deployments.core.types import Message, Principal, Sampling, Turn
+from deployments.core.types import Message, Principal, Sampling, Turn, Vector
 from deployments.router.decide import decide
 from deployments.router.score import Complexity
 
 VECTOR = np.full(384, 384**-0.5, np.float32)
 
 
-def turn(model: str, store_id: str | None = "vs_1") -> Turn:
-    return Turn("r", Principal("t", "k", frozenset()), model, (Message("user", "Hi"),), Sampling(), 0, 1, store_id)
+def turn(model: str = "headrace", store_id: str | None = "vs_1", deadline_s: float = 60, handling: Handling | None = None) -> Turn:
+    who, messages, handling = Principal("t", "k", frozenset()), (Message("user", "Hi"),), handling or Handling()
+    return Turn("r", who, model, messages, Sampling(), 0, deadline_s, store_id, handling=handling)
 
 
 def test_the_grounded_model_retrieves() -> None:
@@ -31,9 +34,9 @@ def test_where_there_is_no_store_nothing_is_retrieved() -> None:
     assert not decide(turn("headrace", None), VECTOR, Settings(), None).retrieve
 
 
-def test_an_unknown_model_is_refused() -> None:
-    with pytest.raises(NoSuchModel):
-        decide(turn("other"), VECTOR, Settings(), None)
+@pytest.mark.parametrize("retrieves", [True, False])
+def test_a_model_of_the_catalogue_retrieves_where_it_says_so(retrieves: bool) -> None:
+    assert decide(turn("mine", handling=Handling(retrieves=retrieves)), VECTOR, Settings(), None).retrieve == retrieves
 
 
 def test_without_tiers_a_route_has_none() -> None:
@@ -53,3 +56,35 @@ def test_the_reason_states_score_and_threshold() -> None:
     reason = decide(turn("headrace"), VECTOR, Settings(router=Router(threshold=0.25)), complexity).reason
     assert f"complexity {complexity.score('Hi', VECTOR):.2f}" in reason
     assert reason.endswith("0.25")
+
+
+@dataclass
+class Fixed(Complexity):
+    """Finds every question of the same complexity."""
+
+    found: float
+
+    def score(self, text: str, vector: Vector) -> float:
+        return self.found
+
+
+def test_the_tenants_own_threshold_goes_before_that_of_the_settings() -> None:
+    settings = Settings(router=Router(threshold=0.9))
+    assert decide(turn(), VECTOR, settings, Fixed(0.5)).tier == "small"
+    assert decide(turn(handling=Handling(threshold=0.4)), VECTOR, settings, Fixed(0.5)).tier == "large"
+
+
+def test_flex_sends_half_as_much_to_the_large_tier_and_priority_half_as_much_to_the_small_one() -> None:
+    def tier(service: Service, score: float) -> str | None:
+        handling = Handling(threshold=0.6, service=service)
+        return decide(turn(handling=handling), VECTOR, Settings(), Fixed(score)).tier
+
+    assert [tier("default", score) for score in (0.59, 0.61)] == ["small", "large"]
+    assert [tier("flex", score) for score in (0.79, 0.81)] == ["small", "large"]
+    assert [tier("priority", score) for score in (0.29, 0.31)] == ["small", "large"]
+
+
+def test_a_turn_in_a_hurry_goes_to_the_small_tier_and_the_reason_says_so() -> None:
+    route = decide(turn(deadline_s=4.9), VECTOR, Settings(), Fixed(1.0))
+    assert (route.tier, route.reason.endswith("less than 5 s")) == ("small", True)
+    assert decide(turn(deadline_s=5), VECTOR, Settings(), Fixed(1.0)).tier == "large"

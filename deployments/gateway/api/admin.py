@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from deployments.core.errors import InvalidRequest
 from deployments.core.keys import ScopeName
 from deployments.core.limits import Limits
-from deployments.core.tenants import LimitTerms, ModelName, Tenants, Terms
+from deployments.core.models import ModelName
+from deployments.core.tenants import LimitTerms, Tenants, Terms
 from deployments.core.types import Principal
 from deployments.core.usage import Books
 from deployments.gateway.accounts import ApiKey, ApiKeys, AuditVerdict, Load, Tenant, TenantPage, Use

@@ -2,11 +2,11 @@
 
 from fastapi import APIRouter, Request, Response
 
-from deployments.core.types import DIRECT
 from deployments.gateway.answers import Completion as Shape
 from deployments.gateway.answers import TextEvent
 from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.caching import reusing
+from deployments.gateway.choosing import chosen, handled
 from deployments.gateway.completions import Completion, CompletionRequest
 from deployments.gateway.context import Asker, Deadline, Parts
 from deployments.gateway.replies import Stream, Whole
@@ -19,8 +19,11 @@ router = APIRouter(route_class=BodyRoute)
 @router.post("/v1/completions", response_class=Response, responses=gives(Shape, stream=TextEvent))
 async def create(body: CompletionRequest, request: Request, parts: Parts, caller: Asker, deadline_s: Deadline) -> Response:
     """Answer one prompt, or several side by side, streamed or whole."""
-    store_id = None if body.model == DIRECT else await parts.default_store(caller)
-    turns = await reusing(parts, body.turns(caller, parts.settings, parts.store.clock(), store_id, deadline_s), request.headers)
+    model = await chosen(parts, caller, body.model)
+    store_id = await parts.default_store(caller) if model.retrieves else None
+    turns = body.turns(caller, parts.settings, parts.store.clock(), store_id, deadline_s)
+    turns = await handled(parts, model, turns, request.headers, body.service_tier)
+    turns = await reusing(parts, turns, request.headers)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     shape = Completion(turns, body.n or 1, include_usage, bool(body.echo))
     if body.stream:

@@ -5,23 +5,25 @@ from typing import Any
 from fastapi import APIRouter
 
 from deployments.gateway.bodies import BodyRoute
-from deployments.gateway.context import Asker
+from deployments.gateway.choosing import chosen
+from deployments.gateway.context import Asker, Parts
 from deployments.gateway.shapes import Model, Models, gives
-from deployments.gateway.wire import allowed, known
+from deployments.gateway.wire import allowed
 
 router = APIRouter(route_class=BodyRoute)
 
 
 @router.get("/v1/models", responses=gives(Models))
-async def models(caller: Asker) -> dict[str, Any]:
+async def models(parts: Parts, caller: Asker) -> dict[str, Any]:
     """The models the caller may name."""
-    return {"object": "list", "data": [_model(name) for name in allowed(caller)]}
+    there = await parts.catalogue.all(parts.store)
+    return {"object": "list", "data": [_model(name) for name in allowed(caller, tuple(there))]}
 
 
 @router.get("/v1/models/{name:path}", responses=gives(Model))
-async def model(name: str, caller: Asker) -> dict[str, Any]:
+async def model(name: str, parts: Parts, caller: Asker) -> dict[str, Any]:
     """One model; raises NoSuchModel."""
-    known(name, caller)
+    await chosen(parts, caller, name)
     return _model(name)
 
 

@@ -42,7 +42,7 @@ async def create(body: ResponseRequest, request: Request, parts: Parts, caller: 
     if attempt.answer:
         return await _again(parts, caller, body, attempt.answer)
     wishes = wished(request)
-    asked = await ask(parts, caller, body, outlives(request), deadline_s=deadline_s, seams="failover" in wishes)
+    asked = await ask(parts, caller, body, outlives(request), deadline_s=deadline_s, seams="failover" in wishes, headers=request.headers)
     (turn,) = await reusing(parts, [asked.turn], request.headers)
     asked = replace(asked, turn=turn)
     if asked.plan.store:
