@@ -14,7 +14,7 @@ from deployments.core.catalogue import Catalogue
 from deployments.core.config import Settings
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidOutput, Overloaded, StreamInterrupted
 from deployments.core.log import Writer, fenced
-from deployments.core.models import BUILT_IN
+from deployments.core.models import BUILT_IN, Model
 from deployments.core.ports import Embeds, Generates, Retrieves, Routes
 from deployments.core.run import Run, forget
 from deployments.core.types import (
@@ -121,9 +121,8 @@ class Flow:
                 _logger.info("turn %s goes to the %s tier: %s", turn.id, found[0].tier, found[0].reason)
             if turn.handling.shows_route:
                 run.slot.routed(found[0])
-            generation = self._generation(turn, run, *found)
-            if turn.model not in BUILT_IN:
-                generation = msgspec.structs.replace(generation, model=await self.catalogue.get(run.store, turn.model))
+            model = None if turn.model in BUILT_IN else await self.catalogue.get(run.store, turn.model)
+            generation = self._generation(turn, run, *found, model)
             run.slot.reads(generation.messages)
             async with run.slot:
                 try:
@@ -239,8 +238,9 @@ class Flow:
             return False
         return answerable(turn.question, passages) < LEAST
 
-    def _generation(self, turn: Turn, run: Run, route: Route, passages: tuple[Passage, ...]) -> Generation:
-        quoting = self.settings.generator.quoting and not turn.toolbox.tools and not turn.sampling.owes_json
+    def _generation(self, turn: Turn, run: Run, route: Route, passages: tuple[Passage, ...], model: Model | None) -> Generation:
+        held = self.settings.generator.quoting and not (model and model.own)
+        quoting = held and not turn.toolbox.tools and not turn.sampling.owes_json
         chosen = excerpts(turn.question, passages) if quoting else ()
         sources = compress(passages, chosen) if chosen else abridge(turn.question, passages, route.context_tokens, turn.earlier)
         return Generation(
@@ -253,6 +253,7 @@ class Flow:
             quotes=tuple(excerpt.text for excerpt in chosen),
             toolbox=turn.toolbox,
             tier=route.tier,
+            model=model,
             account=_account(turn, route),
             hedged=run.awaited and turn.handling.service != "flex",
         )

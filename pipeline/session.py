@@ -75,9 +75,10 @@ def recalled(messages: Sequence[Message], earlier: Sequence[Message]) -> tuple[M
 
 
 def spoken(placed: Sequence[Placed]) -> list[Spoken]:
-    """The messages with words among some items; what functions gave is none of them."""
+    """The messages with words among some items, without their images; what functions gave is none of them."""
     said = [(one.position, message) for one in placed for message in messages([one.item.body])]
-    return [Spoken(position, message) for position, message in said if message.role != "tool" and message.content.strip()]
+    heard = [(position, message) for position, message in said if message.role != "tool" and message.content.strip()]
+    return [Spoken(position, msgspec.structs.replace(message, images=())) for position, message in heard]
 
 
 def newest(said: Sequence[Spoken], budget_tokens: int) -> list[Spoken]:

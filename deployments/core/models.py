@@ -113,9 +113,14 @@ class Model(Section):
         return self
 
     @property
+    def own(self) -> tuple[Listed, ...]:
+        """The backends of its own."""
+        return tuple(one for one in self.backends if isinstance(one, Listed))
+
+    @property
     def tiered(self) -> bool:
         """Whether backends of its own are for some questions only."""
-        return any(isinstance(one, Listed) and one.tier for one in self.backends)
+        return any(one.tier for one in self.own)
 
     def upstreams(self, configured: Iterable[Upstream]) -> tuple[Upstream, ...]:
         """Its backends, given those that are configured; one without a rank has its place as such. What is gone is left out."""
@@ -134,9 +139,8 @@ class Model(Section):
         """What it names that is not configured, or is named twice: in words, none where all is well."""
         keys = set(keys)
         wrong = [f"no backend {one!r} is configured" for one in self.backends if isinstance(one, str) and one not in configured]
-        own = [one for one in self.backends if isinstance(one, Listed)]
-        wrong += [f"the backend {one.name!r} is configured; name it alone" for one in own if one.name in configured]
-        return wrong + [f"generator.keys has no {one.key!r}" for one in own if one.key is not None and one.key not in keys]
+        wrong += [f"the backend {one.name!r} is configured; name it alone" for one in self.own if one.name in configured]
+        return wrong + [f"generator.keys has no {one.key!r}" for one in self.own if one.key is not None and one.key not in keys]
 
 
 def _ranked(upstream: Upstream, place: int) -> Upstream:

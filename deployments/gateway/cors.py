@@ -6,7 +6,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _EXPOSED = (
-    "x-request-id, retry-after, retry-after-ms, x-should-retry, openai-poll-after-ms, "
+    "x-request-id, x-headrace-route, retry-after, retry-after-ms, x-should-retry, openai-poll-after-ms, "
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
     "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )

@@ -14,6 +14,8 @@ FINGERPRINT = "fp_headrace_1"
 MAX_EVENT_CHARS = 8000
 """Text of one event: readers built on aiohttp die on lines over 64 KiB, and a character may take six bytes of JSON."""
 
+_NAMED = 10
+"""Models that an error names, of all there are."""
 MAX_LABELS = 16
 MAX_STRANGERS = 64
 """Fields of a request that nobody knows."""
@@ -138,7 +140,8 @@ def refuse(extra: Mapping[str, Any], unbuilt: tuple[str, ...]) -> None:
 def known(model: str, caller: Principal, there: Sequence[str]) -> None:
     """Raises NoSuchModel for a model that is not there, or not for this caller."""
     if model not in (mine := allowed(caller, there)):
-        raise NoSuchModel(f"the model '{model}' does not exist; there are {', '.join(mine) or 'none'}", param="model")
+        some = ", ".join(mine[:_NAMED]) or "none"
+        raise NoSuchModel(f"the model '{model}' does not exist; there are {some}{', …' * (len(mine) > _NAMED)}", param="model")
 
 
 def allowed(caller: Principal, there: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
@@ -16,10 +17,13 @@ from redis.exceptions import ConnectionError
 from deployments.core.config import Admission, Generator, Log, Settings
 from deployments.core.errors import HeadraceError, InvalidRequest, Overloaded, RateLimited
 from deployments.core.gate import Gate
-from deployments.core.lease import BACKGROUND, Lease, Want
+from deployments.core.handling import Handling
+from deployments.core.images import IMAGE_TOKENS, Image
+from deployments.core.lease import BACKGROUND, FLEXIBLE, INTERACTIVE, Lease, Want
 from deployments.core.limits import Limits, Policy
+from deployments.core.models import Rates
 from deployments.core.store import Store
-from deployments.core.types import Message, Principal, Usage
+from deployments.core.types import Message, Principal, Sampling, Turn, Usage
 from deployments.core.usage import Books
 from deployments.core.valkey import connect
 from deployments.core.vault import Vault
@@ -182,6 +186,16 @@ async def test_interactive_work_goes_first(hall: Hall) -> None:
             await until(lambda: len(gate._leases) == 4)
         await asyncio.gather(later, sooner)
     assert order == ["interactive", "background"]
+
+
+async def test_a_turn_that_may_be_slow_asks_for_a_class_of_its_own_and_images_count_as_read(hall: Hall) -> None:
+    gate, said = hall.open(), Message("user", "Hi")
+    turn = Turn("r", hall.principal, "mine", (said,), Sampling(), 0, 5, handling=Handling(service="flex", requests_per_minute=7))
+    want = await gate.want(turn)
+    assert (want.service, want.rates) == (FLEXIBLE, Rates(requests_per_minute=7))
+    assert (await gate.want(turn, BACKGROUND)).service == BACKGROUND
+    seen = msgspec.structs.replace(turn, messages=(msgspec.structs.replace(said, images=(Image("png", b""),) * 2),), handling=Handling())
+    assert ((await gate.want(seen)).service, (await gate.want(seen)).prompt) == (INTERACTIVE, want.prompt + 2 * IMAGE_TOKENS)
 
 
 async def test_limits_come_with_headers_and_a_time_to_come_back(hall: Hall) -> None:

@@ -332,7 +332,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"input": None}, "input", "missing_required_parameter"),
     ({"model": "gpt-9"}, "model", "model_not_found"),
     ({"input": [{"type": "computer_call"}]}, "input[0].type", "unsupported_value"),
-    ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type", "unsupported_value"),
+    ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].image_url", "missing_required_parameter"),
     ({"input": [{"role": "cook", "content": "x"}]}, "input[0].role", "invalid_value"),
     ({"input": [{"role": "user", "content": "x"}] * 6}, "input", "too_many_items"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_value"),

@@ -287,7 +287,7 @@ BOUNDS: list[tuple[str, dict[str, Any], str]] = [
     (
         "/v1/responses",
         ASK | {"input": said([{"type": "input_image", "image_url": "x"}])},
-        "input[0].content[0].type",
+        "input[0].content[0].image_url",
     ),
     ("/v1/responses", ASK | {"input": [{"type": "function_call", "call_id": "x" * 257, "name": "f", "arguments": ""}]}, "input[0].call_id"),
     ("/v1/responses", ASK | {"input": [{"type": "item_reference", "id": ""}]}, "input[0].id"),

@@ -449,6 +449,19 @@ async def test_a_model_of_the_catalogue_goes_with_its_call_and_its_tiers_are_ask
     assert [(call.model, call.tier) for call in stand.generates.calls] == [(mine, "large"), (None, None)]
 
 
+async def test_only_the_embedded_model_is_held_to_sentences_of_the_passages(stand: Stand) -> None:
+    listed: Any = {"name": "hosted", "base_url": "http://hosted/v1", "model": "m"}
+    models = (Model(name="mine", backends=(listed, "primary")), Model(name="same", backends=("primary",)))
+    chunk = Chunk(0, "A headrace is the channel that brings water to the wheel of a mill.", (), 0, 67, 14)
+    retrieves = FakeRetrieves()
+    await retrieves.replace(OURS, "vs_1", Source("file-1"), [chunk], await FakeEmbeds().embed([chunk.text]))
+    stand.flow = replace(stand.flow, settings=stand.flow.settings.model_copy(update={"models": models}), retrieves=retrieves)
+    for model in models:
+        await stand.run(msgspec.structs.replace(turn(), model=model.name))
+    assert [bool(call.quotes) for call in stand.generates.calls] == [False, True]
+    assert all(call.passages for call in stand.generates.calls)
+
+
 async def test_a_model_that_was_removed_meanwhile_ends_the_answer_as_one_that_is_not_there(stand: Stand) -> None:
     failed = (await stand.run(msgspec.structs.replace(turn(store_id=None), model="gone")))[-1]
     assert isinstance(failed, Failed)

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import pytest
 
 from deployments.core.config import Session, Settings
-from deployments.core.conversations import Conversations, Summary
+from deployments.core.conversations import Conversations, Placed, Summary
 from deployments.core.ids import new_id
 from deployments.core.jobs import REMEMBER
 from deployments.core.responses import Item
@@ -136,6 +137,14 @@ def placed(position: int, item: Item):
     from deployments.core.conversations import Placed
 
     return Placed(position, item)
+
+
+def test_what_is_recalled_comes_without_its_images() -> None:
+    part = {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo=", "detail": "auto"}
+    body = msgspec.json.decode(said("user", "What is this?").body)
+    seen = Item("msg_1", msgspec.json.encode(body | {"content": [*body["content"], part]}))
+    (recalled_one,) = spoken([Placed(0, seen)])
+    assert recalled_one.message == Message("user", "What is this?")
 
 
 async def test_what_is_said_gets_its_vector_and_what_is_old_its_summary(store: Store, acme: TenantStore) -> None:
