@@ -37,22 +37,24 @@ class Catalogue:
 
     async def all(self, store: Store) -> Mapping[str, Model]:
         """Every model by its name, the built-in ones first."""
-        now = self._clock()
-        if self._models is not None and now - self._read_at < FRESH_S:
+        if self._models is not None and self._clock() - self._read_at < FRESH_S:
             return self._models
-        self._read_at = now  # whoever comes meanwhile goes by the last reading
+        return await self._read(store)
+
+    async def get(self, store: Store, name: str) -> Model:
+        """One model; raises NoSuchModel. Built-in ones are not looked up; one that is not known is, as another process may have seen it."""
+        if name in BUILT_IN:
+            return BUILT_IN[name]
+        return (await self.all(store)).get(name) or (await self._read(store)).get(name) or _missing(name)
+
+    async def _read(self, store: Store) -> Mapping[str, Model]:
+        self._read_at = self._clock()  # whoever comes meanwhile goes by the last reading
         try:
             async with store.session() as session:
                 self._models = _overlaid(self._seeds, await _rows(session))
         except SQLAlchemyError as error:
             _logger.warning("the models are those of before: %s", error)
         return self._models or self._seeds
-
-    async def get(self, store: Store, name: str) -> Model:
-        """One model; raises NoSuchModel. The built-in ones are not looked up."""
-        if found := BUILT_IN.get(name) or (await self.all(store)).get(name):
-            return found
-        raise NoSuchModel(f"the model '{name}' does not exist", param="model")
 
 
 class Models:

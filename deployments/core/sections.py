@@ -239,6 +239,11 @@ class Generator(Section):
         """Regions in the order they are asked, the own one first; none where all are alike."""
         return (self.region, *self.near) if self.region else self.near
 
+    def bearer(self, upstream: Upstream) -> str:
+        """The key of a backend: the one it names, or its own."""
+        named = self.keys.get(upstream.key) if upstream.key else None
+        return (named or upstream.api_key).get_secret_value()
+
     @model_validator(mode="after")
     def _named(self) -> Self:
         names = [one.name for one in self.upstreams]

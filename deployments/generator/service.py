@@ -44,8 +44,7 @@ class Generator:
         """A client of a backend; one without an address is the embedded one."""
         if self._llama and not upstream.base_url:
             return Backend(self._llama.base_url, self._llama.api_key, upstream.model, self._settings, embedded=True)
-        key = self._settings.keys.get(upstream.key, upstream.api_key) if upstream.key else upstream.api_key
-        return Backend(upstream.base_url, key.get_secret_value(), upstream.model, self._settings)
+        return Backend(upstream.base_url, self._settings.bearer(upstream), upstream.model, self._settings)
 
     async def ping(self) -> None:
         """Answer."""

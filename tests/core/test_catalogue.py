@@ -54,6 +54,14 @@ async def test_what_is_added_changed_and_removed_is_seen_by_a_process_that_runs(
         await catalogue.get(store, "mine")
 
 
+async def test_a_model_that_another_process_has_seen_already_is_found_at_once(store: Store, models: Models) -> None:
+    catalogue = Catalogue(SETTINGS, Clock())
+    assert "mine" not in await catalogue.all(store)
+    await models.put(Model(name="mine"))
+    assert (await catalogue.get(store, "mine")).name == "mine"
+    assert "mine" in await catalogue.all(store)
+
+
 async def test_while_sql_is_away_the_models_are_those_of_before(store: Store, models: Models, tmp_path: Path) -> None:
     clock = Clock()
     catalogue, away = Catalogue(SETTINGS, clock), Store(f"sqlite+aiosqlite:///{tmp_path}/nowhere/headrace.db", store.vault)

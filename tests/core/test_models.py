@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from deployments.core.models import MAX_BACKENDS, Model
 from deployments.core.sections import Generator, Upstream
@@ -25,6 +25,13 @@ def test_the_order_of_the_backends_is_their_rank_where_none_is_stated() -> None:
 
 def test_without_backends_it_has_all_that_are_configured_as_they_are() -> None:
     assert made().upstreams(CONFIGURED) == CONFIGURED
+
+
+def test_a_backend_is_called_with_the_key_that_it_names() -> None:
+    generator = Generator(keys={"k": SecretStr("secret")})
+    named, open_one = made(NEAR | {"key": "k"}, NEAR | {"name": "open"}).own
+    assert (generator.bearer(named), generator.bearer(open_one)) == ("secret", "none")
+    assert generator.bearer(Upstream(name="x", base_url="u", model="m", api_key=SecretStr("own"))) == "own"
 
 
 def test_a_backend_that_is_configured_no_more_is_left_out() -> None:

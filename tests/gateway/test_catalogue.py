@@ -1,6 +1,5 @@
 """Models as callers see them, and /admin/models."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from deployments.core.models import Model
 from deployments.core.sections import Generator
 from deployments.core.tenants import Tenants, Terms
 from deployments.core.types import Route
-from tests.fakes import Clock, Desk, database
+from tests.fakes import Clock, Desk, database, until
 from tests.house import House
 
 CLOCK = Clock()
@@ -92,8 +91,7 @@ async def test_callers_see_the_models_they_may_name(desk: Desk, admin: AsyncClie
     await admin.patch("/admin/tenants/bread", json={"models": ["team/mine", "team/later"]})
     assert await listed(desk, everything) == ["headrace", "headrace-direct"]
     await admin.post("/admin/models", json=MINE)
-    await asyncio.sleep(1)  # how long a reading is good
-    assert await listed(desk, everything) == ["headrace", "headrace-direct", "team/mine"]
+    await until(lambda: listed(desk, everything), equals=["headrace", "headrace-direct", "team/mine"], within_s=2)
     assert await listed(desk, some) == ["team/mine"]
     async with desk.openai(some) as client:
         assert (await client.models.retrieve("team/mine")).id == "team/mine"
