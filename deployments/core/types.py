@@ -6,15 +6,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from deployments.core.choices import Choice
 from deployments.core.filters import Filter, Value
 from deployments.core.shape import Schema
 
 Vectors = NDArray[np.float32]
 """Unit-length embeddings, shape (n, dimensions)."""
-
 Vector = NDArray[np.float32]
 """One unit-length embedding, shape (dimensions,)."""
-
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -107,7 +106,7 @@ Caching = Literal["off", "exact", "semantic"]
 class Turn(msgspec.Struct, frozen=True):
     """One question of one principal, as admitted; `id` names its response, `store_id` the vector store it may be answered from.
 
-    `conversation_id` names the session whose earlier turns belong before `messages`.
+    `conversation_id` names the session whose turns belong before `messages`, `prompt` (id@version) the tenant's that they begin with.
     """
 
     id: str
@@ -122,6 +121,8 @@ class Turn(msgspec.Struct, frozen=True):
     search: Search | None = None
     conversation_id: str | None = None
     reuse: Reuse | None = None
+    prompt: str = ""
+    choices: tuple[Choice, ...] = ()
 
     @property
     def question(self) -> str:
@@ -370,7 +371,7 @@ class Generation(msgspec.Struct, frozen=True):
     """One model call: the assembled prompt, the passages it may cite, and the log to write to.
 
     `deadline_s` is what is left of the turn's time, in seconds. Where there are `quotes`, best first, the answer consists of them.
-    Backends of another `tier` are asked where those of this one take no calls; None has no preference.
+    Backends of another `tier` are asked where those of this one take no calls; the one that it `prefers` goes before all others.
     """
 
     log: LogRef
@@ -382,6 +383,8 @@ class Generation(msgspec.Struct, frozen=True):
     quotes: tuple[str, ...] = ()
     toolbox: Toolbox = Toolbox()
     tier: Tier | None = None
+    prefers: str = ""
+    prompts: tuple[str, ...] = ()
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -51,7 +51,7 @@ def build_app(context: Context) -> App:
     async def lifespan(app: App):
         context.hub.start()
         context.gate.start()
-        beside = [asyncio.create_task(context.watch.run()), asyncio.create_task(context.refusals.run())]
+        beside = [asyncio.create_task(one) for one in (context.watch.run(), context.refusals.run(), context.picker.run(context.store))]
         yield
         for task in beside:
             task.cancel()

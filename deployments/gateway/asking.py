@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 from starlette.requests import Request
 
+from deployments.core.choices import arms
 from deployments.core.errors import InvalidRequest, NotFound
 from deployments.core.responses import Item, StoredResponse
 from deployments.core.run import Keep, forget
@@ -14,6 +15,7 @@ from deployments.core.types import DIRECT, Delta, Finished, Message, Opened, Pri
 from deployments.gateway.context import Context
 from deployments.gateway.events import ResponseEvents
 from deployments.gateway.items import messages
+from deployments.gateway.prompting import echoed, prompted
 from deployments.gateway.responses import Plan, ResponseRequest, window
 
 MAX_CHAIN = 200
@@ -100,6 +102,8 @@ async def ask(
         (*history, *messages([item.body for item in inputs])), parts.settings.gateway.max_input_tokens, plan.snapshot["truncation"]
     )
     turn = msgspec.structs.replace(plan.turn, messages=(*plan.turn.messages, *said), deadline_s=deadline_s or plan.turn.deadline_s)
+    (turn,) = await prompted(parts, [turn], body.prompt, body.safety_identifier or body.user)
+    plan = msgspec.structs.replace(plan, snapshot=plan.snapshot | echoed(body.prompt, turn))
     return Asked(plan, turn, inputs, bool(plan.snapshot["background"]) or goes_on)
 
 
@@ -157,9 +161,9 @@ def stored(asked: Asked) -> StoredResponse:
     """The row of a response that has not ended."""
     shown, turn = asked.plan.snapshot, asked.turn
     body, previous = msgspec.json.encode(shown), shown["previous_response_id"]
-    return StoredResponse(
-        turn.id, shown["status"], shown["background"], turn.created, previous, turn.conversation_id, asked.plan.asked, body
-    )
+    made_with = turn.prompt or None, arms(turn.choices) or None
+    state = shown["status"], shown["background"], turn.created, previous, turn.conversation_id
+    return StoredResponse(turn.id, *state, asked.plan.asked, body, *made_with)
 
 
 async def _resolved(parts: Context, caller: Principal, plan: Plan) -> tuple[Item, ...]:

@@ -51,7 +51,8 @@ class Chain:
         now = asyncio.get_running_loop().time
         until = now() + generation.deadline_s
         progress = Progress(generation, self._contract)
-        plan = Plan(self._upstreams, self._settings, self._standings, self._budget, self._random, until, self._regions, generation.tier)
+        wish = self._regions, generation.tier, generation.prefers
+        plan = Plan(self._upstreams, self._settings, self._standings, self._budget, self._random, until, *wish)
         while True:
             call = plan.begin(now())
             try:

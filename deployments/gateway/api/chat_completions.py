@@ -9,6 +9,7 @@ from deployments.gateway.caching import reusing
 from deployments.gateway.chat import ChatRequest
 from deployments.gateway.chunks import ChatBody, ChatStream
 from deployments.gateway.context import Asker, Deadline, Parts
+from deployments.gateway.prompting import prompted
 from deployments.gateway.replies import Stream, Whole
 from deployments.gateway.several import SeveralStreams, SeveralWhole
 from deployments.gateway.shapes import gives
@@ -20,7 +21,9 @@ router = APIRouter(route_class=BodyRoute)
 async def create(body: ChatRequest, request: Request, parts: Parts, caller: Asker, deadline_s: Deadline) -> Response:
     """Answer a conversation, streamed or whole, once or several times side by side."""
     store_id = None if body.model == DIRECT else await parts.default_store(caller)
-    turns = await reusing(parts, body.turns(caller, parts.settings, parts.store.clock(), store_id, deadline_s), request.headers)
+    asked = body.turns(caller, parts.settings, parts.store.clock(), store_id, deadline_s)
+    asked = await prompted(parts, asked, body.prompt, (body.model_extra or {}).get("user"))
+    turns = await reusing(parts, asked, request.headers)
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
         stream = ChatStream(turns[0], usage, len(turns))

@@ -9,6 +9,7 @@ from deployments.gateway.bodies import BodyRoute
 from deployments.gateway.caching import reusing
 from deployments.gateway.completions import Completion, CompletionRequest
 from deployments.gateway.context import Asker, Deadline, Parts
+from deployments.gateway.prompting import prompted
 from deployments.gateway.replies import Stream, Whole
 from deployments.gateway.several import SeveralStreams, SeveralWhole
 from deployments.gateway.shapes import gives
@@ -20,7 +21,8 @@ router = APIRouter(route_class=BodyRoute)
 async def create(body: CompletionRequest, request: Request, parts: Parts, caller: Asker, deadline_s: Deadline) -> Response:
     """Answer one prompt, or several side by side, streamed or whole."""
     store_id = None if body.model == DIRECT else await parts.default_store(caller)
-    turns = await reusing(parts, body.turns(caller, parts.settings, parts.store.clock(), store_id, deadline_s), request.headers)
+    asked = body.turns(caller, parts.settings, parts.store.clock(), store_id, deadline_s)
+    turns = await reusing(parts, await prompted(parts, asked, None, (body.model_extra or {}).get("user")), request.headers)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     shape = Completion(turns, body.n or 1, include_usage, bool(body.echo))
     if body.stream:
