@@ -137,7 +137,7 @@ class Compared:
         self._name = self._name or uuid4().hex
         key = f"hr:canary:{canary}"
         with suppress(RedisError, OSError):
-            await cast(Awaitable[int], self._valkey.hset(key, self._name, msgspec.msgpack.encode(mine)))
+            await self._valkey.hset(key, self._name, msgspec.msgpack.encode(mine))
             await self._valkey.expire(key, _KEPT_S)
             return [_tally(one) for one in await cast(Awaitable[list[bytes]], self._valkey.hvals(key))]
         return [mine]

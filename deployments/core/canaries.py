@@ -49,7 +49,7 @@ class Variation(BaseModel):
     kind: Kind
     subject: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{0,64}$")] = ""
     value: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[\w./:-]*$")]
-    weight: Share = 0.1
+    weight: Share = 0.05
     tenant: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from deployments.core.errors import InvalidRequest
-from deployments.core.ids import checked, found
+from deployments.core.ids import checked, found, is_id
 from deployments.core.tables import PromptRow, TenantRow
 from deployments.core.template import placeholders
 
@@ -60,12 +60,13 @@ class Prompts:
 
         Raises InvalidRequest for a template that may not be kept, NotFound where there is no such tenant.
         """
+        if not is_id(prompt_id):
+            raise InvalidRequest("an id has 1 to 64 letters, digits, '_' or '-'", param="id", code="invalid_value")
         names = placeholders(template)
         if prompt_id in BUILT_IN and names:
             raise InvalidRequest(f"'{prompt_id}' has no variables", param="template", code="invalid_template")
         async with self._store.write() as session:
-            mine = select(TenantRow).where(TenantRow.id == checked("tenant", self._tenant)).with_for_update()
-            found(await session.scalar(mine), "tenant", self._tenant)  # versions are counted one after the other
+            await self._alone(session)
             version, first = await self._next(session, prompt_id)
             lock, data_key = (await self._store.lock(session, self._tenant)).new("prompts", named(prompt_id, str(version)))
             row = PromptRow(
@@ -104,6 +105,7 @@ class Prompts:
     async def use(self, prompt_id: str, version: str, actor: str) -> None:
         """Make a version the current one; raises NotFound."""
         async with self._store.write() as session:
+            await self._alone(session)
             await self.make_current(session, prompt_id, version)
             await self._store.audit.append(session, actor, "prompt.used", self._tenant, prompt_id, version=version)
 
@@ -120,6 +122,11 @@ class Prompts:
         this = (PromptRow.tenant_id == self._tenant, PromptRow.id == prompt_id, PromptRow.version == _number(version))
         await session.execute(update(PromptRow).where(*this).values(current=True))  # none is that of the file
 
+    async def _alone(self, session: AsyncSession) -> None:
+        """Change one at a time: versions are counted. Raises NotFound where there is no such tenant."""
+        mine = select(TenantRow.id).where(TenantRow.id == checked("tenant", self._tenant)).with_for_update()
+        found(await session.scalar(mine), "tenant", self._tenant)
+
     async def _next(self, session: AsyncSession, prompt_id: str) -> tuple[int, bool]:
         """The next version of a name, and whether it is the first there is."""
         kept = await session.scalar(select(func.count()).select_from(PromptRow).where(PromptRow.tenant_id == self._tenant)) or 0
@@ -135,7 +142,7 @@ class Prompts:
         mine = (PromptRow.tenant_id == self._tenant, PromptRow.id == prompt_id, PromptRow.current)
         await session.execute(update(PromptRow).where(*mine).values(current=False))
 
-    def _of(self, prompt_id: str | None) -> Select[tuple[PromptRow]]:
+    def _of(self, prompt_id: str | None) -> Select[PromptRow]:
         mine = select(PromptRow).where(PromptRow.tenant_id == self._tenant)
         return mine if prompt_id is None else mine.where(PromptRow.id == prompt_id)
 

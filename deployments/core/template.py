@@ -17,7 +17,7 @@ MAX_PLACEHOLDERS = 64
 MAX_VARIABLE_CHARS = 16_384
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]{0,63}"
-_PLACE = re.compile(r"\{\{(" + _NAME + r")\}\}")
+_PLACE = re.compile(r"(?<!\{)\{\{(" + _NAME + r")\}\}(?!\})")
 _VARIABLE = re.compile(_NAME)
 _SHOWN = 64
 """Characters of a name that a message repeats."""
@@ -32,7 +32,7 @@ def placeholders(template: str) -> frozenset[str]:
     names = _PLACE.findall(template)
     if len(names) > MAX_PLACEHOLDERS:
         raise _wrong(f"a template has at most {MAX_PLACEHOLDERS} placeholders")
-    left = _PLACE.sub("", template)
+    left = _PLACE.sub(" ", template)
     if "{{" in left or "}}" in left:
         raise _wrong("a placeholder is {{name}}: a letter or _, then up to 63 letters, digits or _, and nothing else between the braces")
     return frozenset(names)

@@ -15,6 +15,7 @@ from deployments.core.errors import HeadraceError
 from deployments.gateway import envelope
 from deployments.gateway.api import (
     admin,
+    canaries,
     chat_completions,
     completions,
     conversations,
@@ -24,6 +25,7 @@ from deployments.gateway.api import (
     files,
     health,
     models,
+    prompts,
     responses,
     search,
     session_tokens,
@@ -41,7 +43,7 @@ from deployments.gateway.rules import rules
 
 _ANSWERS = (chat_completions, completions, responses, sockets, conversations, embeddings, models)
 _STORES = (vector_stores, file_batches, search)
-_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, health)
+_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, prompts, canaries, health)
 
 
 def build_app(context: Context) -> App:

@@ -1,6 +1,6 @@
 """What a request is answered with beside its own words: the prompt that it names, and the sides of canaries it is on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -70,6 +70,6 @@ async def _found(parts: Context, turn: Turn, spec: PromptSpec, version: str | No
         raise InvalidRequest(error.message, param=param, code="prompt_not_found") from None
 
 
-def echoed(spec: PromptSpec | None, turn: Turn) -> Mapping[str, Any]:
+def echoed(spec: PromptSpec | None, turn: Turn) -> dict[str, Any]:
     """What the response says of its prompt."""
     return {"prompt": spec.echo(turn.prompt.rpartition("@")[2])} if spec else {}

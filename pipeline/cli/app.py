@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import ask, audit, doctor, files, index, ingest, keys, openapi, reload, serve, stop, stores, tenants
+from pipeline.cli import ask, audit, canary, doctor, files, index, ingest, keys, openapi, prompts, reload, serve, stop, stores, tenants
 
 app = typer.Typer(
     name="headrace",
@@ -23,6 +23,8 @@ app.add_typer(files.app, name="files")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
+app.add_typer(prompts.app, name="prompts")
+app.add_typer(canary.app, name="canary")
 app.add_typer(index.app, name="index")
 
 
