@@ -25,7 +25,7 @@ from deployments.core.evidence import Evidence, Tally, together, worse
 from deployments.core.recent import Recent
 from deployments.core.run import Answers, Run
 from deployments.core.store import Store
-from deployments.core.types import Failed, Finished, Turn
+from deployments.core.types import Failed, Turn
 from deployments.core.valkey import connect
 
 EVERY_S = 1.0
@@ -35,8 +35,6 @@ _KEPT_S = 30 * 86_400
 """How long what was seen of a canary is kept after its last turn."""
 _SESSIONS = 10_000
 """Sessions with a failure that are remembered."""
-_LATE_S = 0.1
-"""How long the first token of an answer that has ended may take to arrive here."""
 ACTOR = "canary"
 """Who rolls back, on the record."""
 
@@ -69,12 +67,11 @@ class Compared:
             await self._flow.answer(turn, run)
             ended = True
         finally:
+            # nothing is awaited here: once its client has the last word, this task is cancelled
             last = run.writer.written[-1] if ended and run.writer.written else None
-            if isinstance(last, Finished):
-                await run.tape.until(last.seq + 1, _LATE_S)
             first_at = run.tape.first_at or (0.0 if ended else now())
             for choice in open_:
-                self._note(turn, choice, isinstance(last, Failed), first_at - began if first_at else None)
+                self._note(choice, isinstance(last, Failed), first_at - began if first_at else None)
             self._publish(run.store)
 
     async def close(self) -> None:
@@ -89,10 +86,10 @@ class Compared:
         return connect(self._settings.valkey)
 
     @cached_property
-    def _failed(self) -> Recent[tuple[str, str, str], bool]:
+    def _failed(self) -> Recent[str, bool]:
         return Recent(_KEPT_S, asyncio.get_running_loop().time, _SESSIONS)
 
-    def _note(self, turn: Turn, choice: Choice, failed: bool, took_s: float | None) -> None:
+    def _note(self, choice: Choice, failed: bool, took_s: float | None) -> None:
         """Count a turn for its side. Of a session one failure counts: who asks the same thing again and again is one witness."""
         if choice.canary not in self._seen and len(self._seen) >= 2 * MOST_OPEN:
             self._seen.pop(next(iter(self._seen)))
@@ -100,9 +97,8 @@ class Compared:
         evidence.turn(choice.arm)
         self._told.add(choice.canary)
         if failed:
-            session = choice.canary, turn.principal.tenant, turn.conversation_id or turn.principal.user or turn.id
-            if not self._failed.get(session):
-                self._failed.put(session, True)
+            if not self._failed.get(choice.session):
+                self._failed.put(choice.session, True)
                 evidence.event("errors", choice.arm, choice.weight)
         elif took_s is not None:
             evidence.measure("ttft", choice.arm, took_s)

@@ -72,9 +72,14 @@ class Variation(BaseModel):
             raise ValueError(f"{self.subject} is a number from {least} to {most}")
 
     @property
+    def varies(self) -> str:
+        """What varies, in a word."""
+        return f"{self.kind}/{self.subject}" if self.subject else self.kind
+
+    @property
     def place(self) -> str:
         """What varies, for whom: of such a place one canary is in force at a time."""
-        return f"{self.tenant or ''}/{self.kind}/{self.subject}"
+        return f"{self.tenant or ''}/{self.varies}"
 
 
 class Canaries:
@@ -94,7 +99,7 @@ class Canaries:
                 await self._there(session, wanted)
                 session.add(row)
                 await session.flush()
-                return await self._record(session, row, "canary.started", **wanted.model_dump(exclude={"tenant"}))
+                return await self._record(session, row, "canary.started", varies=wanted.varies, value=wanted.value, weight=wanted.weight)
         except IntegrityError:
             raise Conflict("another canary varies the same; stop it first") from None
 
@@ -127,7 +132,7 @@ class Canaries:
             if row.kind == "prompt" and row.tenant_id:
                 row.place = None
                 await self._store.of_tenant(row.tenant_id).prompts.make_current(session, row.subject, row.value)
-            return await self._record(session, row, "canary.promoted", kind=row.kind, subject=row.subject, value=row.value)
+            return await self._record(session, row, "canary.promoted", value=row.value)
 
     async def stop(self, canary_id: str) -> Canary:
         """Give nobody the variant any more; raises NotFound, or InvalidRequest where it is not in force."""

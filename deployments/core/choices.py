@@ -15,7 +15,7 @@ class Choice(msgspec.Struct, frozen=True):
     """One thing that is chosen: `subject` is the prompt or the setting, `value` the version, backend or number.
 
     `value` is "" for the control of a canary, which changes nothing. `arm` and `weight` (the variant's share of turns) are those of the
-    `canary` that runs, if one does.
+    `canary` that runs, if one does; `session` tells those turns apart, by a keyed digest, that are on one side together.
     """
 
     kind: Kind
@@ -24,6 +24,7 @@ class Choice(msgspec.Struct, frozen=True):
     canary: str = ""
     arm: Arm = "control"
     weight: float = 0.0
+    session: str = ""
 
 
 def chosen(choices: Sequence[Choice], kind: Kind, subject: str) -> str:

@@ -58,20 +58,21 @@ class Picker:
         choices = self._current.get(turn.principal.tenant, ())
         if self._canaries:
             mine = sorted((one for one in self._canaries if one.tenant in (None, turn.principal.tenant)), key=lambda one: one.tenant or "")
-            choices += tuple(self._choice(one, turn, user) for one in mine)
+            apart = {(one.kind, one.subject): one for one in mine}  # of two that vary the same, the tenant's
+            choices += tuple(self._choice(one, turn, user) for one in apart.values())
         return choices
 
     def _choice(self, canary: Canary, turn: Turn, user: str | None) -> Choice:
         if canary.status == "promoted":
             return Choice(canary.kind, canary.subject, canary.value)
-        picked = self._place(canary.id, turn, user) < canary.weight
+        session = self._session(canary.id, turn, user)
+        picked = int.from_bytes(session) / 2**64 < canary.weight
         value, arm = (canary.value, "variant") if picked else ("", "control")
-        return Choice(canary.kind, canary.subject, value, canary.id, arm, canary.weight)
+        return Choice(canary.kind, canary.subject, value, canary.id, arm, canary.weight, session.hex())
 
-    def _place(self, canary_id: str, turn: Turn, user: str | None) -> float:
-        """Where the session of a turn stands on [0, 1), anew for each canary."""
+    def _session(self, canary_id: str, turn: Turn, user: str | None) -> bytes:
+        """A keyed digest of whose turn it is, anew for each canary: 64 bits that tell its side."""
         caller = turn.principal
         session = turn.conversation_id or caller.user or user
         whose = f"{caller.tenant}\0{session}" if session else f"{caller.key_id}\0{turn.id}"
-        digest = hmac.digest(self._key, f"{canary_id}\0{whose}".encode(), "sha256")
-        return int.from_bytes(digest[:8], "big") / 2**64
+        return hmac.digest(self._key, f"{canary_id}\0{whose}".encode(), "sha256")[:8]
