@@ -220,10 +220,12 @@ class Flow:
     ) -> Generation:
         quoting = self.settings.generator.quoting and not turn.toolbox.tools and not turn.sampling.owes_json
         quotes = excerpts(turn.question, passages) if quoting else ()
-        instruction, prompts = await self._instruction(turn, run, route, passages)
+        instruction, prompts = await self._instruction(turn, run, route, bool(passages))
         room = self.settings.generator.room(sum(map(estimate, (instruction, *(message.content for message in turn.messages)))))
         sources = compress(passages, quotes) if quotes else passages
         fitted = fit(turn.question, notes, sources, route.context_tokens, room, turn.earlier)
+        if passages and not fitted.passages:
+            instruction, prompts = await self._instruction(turn, run, route, False)
         _tell(turn, prompts, fitted.dropped)
         return Generation(
             log=_log(run.writer),
@@ -239,12 +241,12 @@ class Flow:
             prompts=prompts,
         )
 
-    async def _instruction(self, turn: Turn, run: Run, route: Route, passages: Sequence[Passage]) -> tuple[str, tuple[str, ...]]:
+    async def _instruction(self, turn: Turn, run: Run, route: Route, grounded: bool) -> tuple[str, tuple[str, ...]]:
         """What the model is told to be, "" where it is asked without passages, and the versions of the prompts that are part of it."""
         own = (turn.prompt,) if turn.prompt else ()
         if not route.retrieve:
             return "", own
-        name = "grounded" if passages else "nothing_found"
+        name = "grounded" if grounded else "nothing_found"
         version = chosen(turn.choices, "prompt", name) or str(SEED)
         if version == str(SEED):
             return SEEDS[name], (named(name, version), *own)

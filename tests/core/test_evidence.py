@@ -6,72 +6,33 @@ from random import Random
 import numpy as np
 import pytest
 
-from deployments.core.choices import Arm
 from deployments.core.evidence import ENOUGH, ODDS, Events, Evidence, Ranks, together, worse
-
-WITHIN = 200
-"""Turns of the variant within which a worse one shall be seen."""
-
-
-def simulated(
-    seed: int,
-    weight: float,
-    turns: int,
-    *,
-    slower: float = 1.0,
-    spread: float = 0.25,
-    fails: float = 0.0,
-    variant_fails: float | None = None,
-) -> int | None:
-    """The turns of the variant after which a canary was rolled back; None where none of them told.
-
-    Times to first token are lognormal with that sigma; the variant's are so many times as long.
-    """
-    draw, evidence = np.random.default_rng(seed), Evidence(Random(seed))
-    varied = draw.random(turns) < weight
-    times = np.exp(draw.normal(0, spread, turns)) * np.where(varied, slower, 1.0)
-    failed = draw.random(turns) < np.where(varied, fails if variant_fails is None else variant_fails, fails)
-    seen = 0
-    for is_variant, time_s, fell in zip(varied.tolist(), times.tolist(), failed.tolist(), strict=True):
-        arm: Arm = "variant" if is_variant else "control"
-        seen += is_variant
-        evidence.turn(arm)
-        if fell:
-            evidence.event("errors", arm, weight)
-        else:
-            evidence.measure("ttft", arm, time_s)
-        if (is_variant or fell) and worse(evidence.tally):
-            return seen
-    return None
-
-
-def ended(runs: list[int | None], within: int = WITHIN) -> int:
-    return sum(one is not None and one <= within for one in runs)
+from pipeline.evaluate.canaries import WITHIN, ended, simulate
 
 
 @pytest.mark.parametrize("weight", [0.05, 0.1, 0.2])
 def test_a_variant_that_is_30_percent_slower_is_seen_within_200_of_its_turns(weight: float) -> None:
     turns = int(1.5 * WITHIN / weight)
-    assert ended([simulated(seed, weight, turns, slower=1.3) for seed in range(50)]) == 50
+    assert ended([simulate(seed, weight, turns, slower=1.3) for seed in range(50)]) == 50
 
 
 def test_where_times_spread_twice_as_wide_nearly_all_are_seen() -> None:
-    assert ended([simulated(seed, 0.1, 3000, slower=1.3, spread=0.5) for seed in range(50)]) >= 47
+    assert ended([simulate(seed, 0.1, 3000, slower=1.3, spread=0.5) for seed in range(50)]) >= 47
 
 
 @pytest.mark.parametrize(("weight", "fails", "least"), [(0.05, 0.0, 49), (0.1, 0.0, 49), (0.05, 0.002, 46), (0.05, 0.005, 40)])
 def test_a_variant_that_fails_in_5_of_100_is_seen_within_200_of_its_turns(weight: float, fails: float, least: int) -> None:
     turns = int(1.5 * WITHIN / weight)
-    assert ended([simulated(seed, weight, turns, fails=fails, variant_fails=0.05) for seed in range(50)]) >= least
+    assert ended([simulate(seed, weight, turns, fails=fails, variant_fails=0.05) for seed in range(50)]) >= least
 
 
 @pytest.mark.parametrize(("weight", "fails"), [(0.05, 0.005), (0.1, 0.05)])
 def test_of_a_hundred_variants_that_are_no_worse_one_at_most_is_ended(weight: float, fails: float) -> None:
-    assert ended([simulated(seed, weight, 5000, fails=fails) for seed in range(100)], within=5000) <= 1
+    assert ended([simulate(seed, weight, 5000, fails=fails) for seed in range(100)], within=5000) <= 1
 
 
 def test_a_better_variant_is_left_alone() -> None:
-    assert ended([simulated(seed, 0.2, 3000, slower=0.7, fails=0.05, variant_fails=0.01) for seed in range(20)], within=3000) == 0
+    assert ended([simulate(seed, 0.2, 3000, slower=0.7, fails=0.05, variant_fails=0.01) for seed in range(20)], within=3000) == 0
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99])
