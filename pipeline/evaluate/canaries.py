@@ -55,7 +55,7 @@ def ended(runs: Sequence[int | None], within: int = WITHIN) -> int:
 
 def main() -> None:
     """Print a line for each setting."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     for weight in (0.05, 0.1, 0.2, 0.5):
         turns = int(1.5 * WITHIN / weight)
         for spread in (0.25, 0.5, 0.75, 1.0):
