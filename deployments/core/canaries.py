@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from deployments.core.choices import Kind
 from deployments.core.errors import Conflict, InvalidRequest
 from deployments.core.ids import checked, found, new_id
+from deployments.core.prompts import BUILT_IN
 from deployments.core.store import Store
 from deployments.core.tables import CanaryRow, TenantRow
 
@@ -90,7 +91,11 @@ class Canaries:
         self._actor = actor
 
     async def start(self, wanted: Variation) -> Canary:
-        """Begin one; raises NotFound for a tenant or prompt that is not there, Conflict where another varies the same."""
+        """Begin one; raises NotFound for a tenant or prompt that is not there, Conflict where another varies the same.
+
+        A prompt takes the variables of the current version, or its callers would be refused; raises InvalidRequest.
+        """
+        await self._fits(wanted)
         made = int(self._store.clock())
         row = CanaryRow(id=new_id("can_"), tenant_id=wanted.tenant, place=wanted.place, status="running", created_at=made, changed_at=made)
         row.kind, row.subject, row.value, row.weight = wanted.kind, wanted.subject, wanted.value, wanted.weight
@@ -154,6 +159,13 @@ class Canaries:
             row = await self._row(session, canary_id)
             await self._store.audit.append(session, self._actor, "canary.rolled_back", row.tenant_id, row.id, reason=reason, **figures)
             return True
+
+    async def _fits(self, wanted: Variation) -> None:
+        """Raises InvalidRequest where a version has other variables than the current one, NotFound where either is not there."""
+        if wanted.kind == "prompt" and wanted.tenant and wanted.subject not in BUILT_IN:
+            prompts = self._store.of_tenant(wanted.tenant).prompts
+            if (await prompts.get(wanted.subject, wanted.value)).variables != (await prompts.get(wanted.subject)).variables:
+                raise InvalidRequest("that version has other variables than the current one", param="value", code="invalid_value")
 
     async def _there(self, session: AsyncSession, wanted: Variation) -> None:
         """Raises NotFound or InvalidRequest where there is not what is to vary, or there is no room."""

@@ -1,7 +1,5 @@
 """Canaries in SQL."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,18 +8,12 @@ from pydantic import ValidationError
 from deployments.core.canaries import MOST_OPEN, Canaries, Canary, Variation, in_force
 from deployments.core.errors import Conflict, InvalidRequest, NotFound
 from deployments.core.store import Store
-from tests.fakes import database, tenant
+from tests.fakes import tenant
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with database(tmp_path) as store:
-        await tenant(store, "ours")
-        yield store
-
-
-@pytest.fixture
-def canaries(store: Store) -> Canaries:
+async def canaries(store: Store) -> Canaries:
+    await tenant(store, "ours")
     return Canaries(store, "key_1")
 
 
@@ -75,6 +67,14 @@ async def test_a_prompt_that_is_promoted_is_the_current_one(store: Store, canari
     await canaries.promote(begun.id)
     assert (await prompts.get("greeting")).template == "Two"
     assert await open_(store) == []
+
+
+async def test_a_version_that_needs_other_variables_is_refused(store: Store, canaries: Canaries) -> None:
+    for text in ("Hi {{name}}", "Hi {{title}} {{name}}"):
+        await store.of_tenant("ours").prompts.add("greeting", text, "test")
+    with pytest.raises(InvalidRequest):
+        await canaries.start(Variation(kind="prompt", subject="greeting", value="2", tenant="ours"))
+    assert await canaries.list() == []
 
 
 async def test_a_canary_is_rolled_back_once_and_says_why(store: Store, canaries: Canaries) -> None:
@@ -131,16 +131,11 @@ def test_what_may_not_vary_is_refused(fields: dict[str, Any]) -> None:
         limit(**fields)
 
 
-async def test_there_are_so_many_at_once_and_no_more(canaries: Canaries) -> None:
+async def test_there_are_so_many_at_once_and_no_more(store: Store, canaries: Canaries) -> None:
     for number in range(MOST_OPEN):
-        await canaries.start(Variation(kind="model", value="other", tenant="ours") if not number else await _fresh(canaries, number))
+        await canaries.start(limit(tenant=(await tenant(store, f"t{number}")).tenant))
     with pytest.raises(InvalidRequest):
         await canaries.start(limit())
-
-
-async def _fresh(canaries: Canaries, number: int) -> Variation:
-    await tenant(canaries._store, f"t{number}")
-    return limit(tenant=f"t{number}")
 
 
 async def test_they_are_listed_in_pages_the_newest_first(canaries: Canaries) -> None:

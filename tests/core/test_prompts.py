@@ -1,8 +1,5 @@
 """The registry of prompts."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from sqlalchemy import select
 
@@ -11,13 +8,7 @@ from deployments.core.prompts import Prompts
 from deployments.core.store import Store
 from deployments.core.tables import PromptRow
 from deployments.core.types import Principal
-from tests.fakes import database, tenant
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with database(tmp_path) as store:
-        yield store
+from tests.fakes import tenant
 
 
 @pytest.fixture

@@ -109,14 +109,16 @@ async def test_a_hundred_thousand_variables_are_refused_unread(house: House) -> 
 
 async def test_a_canary_of_a_prompt_gives_its_version_to_whom_no_version_is_named(house: House) -> None:
     store = house.context.store
-    begun = await Canaries(store, "test").start(Variation(kind="prompt", subject="greeting", value="2", weight=1.0, tenant="ours"))
+    await store.of_tenant("ours").prompts.add("greeting", f"Third. {GREETING}", "test")
+    begun = await Canaries(store, "test").start(Variation(kind="prompt", subject="greeting", value="3", weight=1.0, tenant="ours"))
     await house.context.picker.refresh(store)
     client = house.openai()
-    made = await client.responses.create(model="headrace", input="Hi", prompt={"id": "greeting", "variables": {"name": "Ada"}})
+    current: Any = {"id": "greeting", "variables": VARIABLES}
+    made = await client.responses.create(model="headrace", input="Hi", prompt=current)
     assert made.prompt
-    assert made.prompt.version == "2"
+    assert made.prompt.version == "3"
     stored = await store.of_tenant("ours").responses.get(made.id)
-    assert (stored.prompt, stored.variants) == ("greeting@2", {begun.id: "variant"})
+    assert (stored.prompt, stored.variants) == ("greeting@3", {begun.id: "variant"})
     named = await client.responses.create(model="headrace", input="Hi", prompt={"id": "greeting", "version": "1", "variables": VARIABLES})
     assert named.prompt
     assert named.prompt.version == "1"
