@@ -11,7 +11,7 @@ from deployments.core.ids import new_id
 from deployments.core.jobs import Job
 from deployments.core.lease import BACKGROUND, Want
 from deployments.core.ports import Embeds, Generates
-from deployments.core.prompts import SEED, named
+from deployments.core.prompts import SEED, Prompts, named
 from deployments.core.types import DIRECT, Generation, LogRef, Message, Sampling, Text
 from deployments.worker.work import Means, Reason
 from pipeline.prompts.seeds import SEEDS
@@ -91,8 +91,8 @@ class Remember:
         short = [Message(message.role, clip(message.content, max(16, _PROMPT_TOKENS // len(said)))) for message in said]
         sampling = Sampling(max_tokens=self.settings.session.summary_tokens, temperature=0.0)
         log = LogRef(name, job.tenant, (means.hub.channel,), record=False)
-        instruction, version = await _instruction(means, job)
-        generation = Generation(log, summarise(before, short, instruction), sampling, (), (), _SUMMARY_S, prompts=(version,))
+        text, version = await instruction(means.store.of(job.principal).prompts)
+        generation = Generation(log, summarise(before, short, text), sampling, (), (), _SUMMARY_S, prompts=(version,))
         most, longest_s = self.settings.session.summary_tokens, self.settings.admission.background_wait_s
         prompt = await means.gate.vocabulary.count(generation.messages)
         want = Want(DIRECT, prompt, most, most, longest_s, service=BACKGROUND, requests=0)
@@ -106,10 +106,10 @@ class Remember:
             return "".join(delta.text for delta in tape.deltas if isinstance(delta, Text)).strip()
 
 
-async def _instruction(means: Means, job: Job) -> tuple[str, str]:
+async def instruction(prompts: Prompts) -> tuple[str, str]:
     """The prompt of a summary, the tenant's own where it has one, and its name."""
     try:
-        own = await means.store.of(job.principal).prompts.get("summary")
+        own = await prompts.get("summary")
     except NotFound:
         return SEEDS["summary"], named("summary", str(SEED))
     return own.template, own.name
