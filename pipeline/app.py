@@ -19,6 +19,7 @@ from deployments.worker.client import WorkerClient
 from deployments.worker.service import Worker
 from pipeline.cache import Cached
 from pipeline.citations import cite
+from pipeline.compared import Compared
 from pipeline.expire import Expire
 from pipeline.flow import Flow
 from pipeline.jobs import Ingest
@@ -36,7 +37,7 @@ def build(settings: Settings) -> Application:
     retrieves = RetrieverClient(handle(Retriever, "retriever", settings.retriever.scaling, settings))
     routes = RouterClient(handle(Router, "router", settings.router.scaling, settings))
     generates = GeneratorClient(handle(Generator, "generator", settings.generator.stage, settings, cite))
-    flow = Cached(settings, Flow(settings, embeds, retrieves, routes, generates), embeds)
+    flow = Cached(settings, Compared(settings, Flow(settings, embeds, retrieves, routes, generates)), embeds)
     jobs = {
         INGEST: Ingest(settings, embeds, retrieves),
         EXPIRE: Expire(settings, retrieves),

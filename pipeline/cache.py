@@ -24,7 +24,7 @@ from deployments.core.run import Answers, Run
 from deployments.core.types import Called, Cited, Delta, Finished, Message, Opened, Outcome, Searched, Searching, Text, Turn, Vector
 from deployments.core.vault import Lock
 from pipeline.flow import end
-from pipeline.prompts.compose import GROUNDED, NOTHING_FOUND
+from pipeline.prompts.seeds import SEEDS
 from pipeline.shelf import Kept, Place, Shelf
 
 _logger = logging.getLogger("headrace.cache")
@@ -98,7 +98,8 @@ def place(turn: Turn, lock: Lock, corpus: int, revision: bytes) -> Place:
     asked = max(place for place, message in enumerate(turn.messages) if message.role == "user")
     around = (*turn.messages[:asked], Message("user", "", images=turn.messages[asked].images), *turn.messages[asked + 1 :])
     handled = (turn.handling.recipe, turn.handling.threshold, turn.handling.service)
-    what = (turn.model, handled, turn.sampling, around, asked, turn.toolbox, turn.search, turn.store_id, corpus, revision)
+    choices = [(one.kind, one.subject, one.value) for one in turn.choices if one.value]
+    what = (turn.model, handled, turn.sampling, around, asked, turn.toolbox, turn.search, turn.store_id, choices, corpus, revision)
     partition = _encode((who, what))
     numbers = re.findall(r"\d+", turn.question)
     return Place(caller.tenant, lock, lock.mark(_encode((partition, numbers))), lock.mark(_encode((partition, turn.question, "exact"))))
@@ -107,7 +108,7 @@ def place(turn: Turn, lock: Lock, corpus: int, revision: bytes) -> Place:
 def revision(settings: Settings) -> bytes:
     """A digest of what answers: prompts, models, and how passages are found and linked."""
     parts = (settings.generator, settings.retriever, settings.embedder)
-    return hashlib.sha256(_encode((GROUNDED, NOTHING_FOUND, settings.base_url, *(part.model_dump_json() for part in parts)))).digest()
+    return hashlib.sha256(_encode((dict(SEEDS), settings.base_url, *(part.model_dump_json() for part in parts)))).digest()
 
 
 def _keepable(log: Sequence[Delta]) -> Kept | None:

@@ -11,11 +11,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from deployments.core.account import Account
 from deployments.core.catalogue import Catalogue
+from deployments.core.choices import arms, chosen
 from deployments.core.config import Settings
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidOutput, Overloaded, StreamInterrupted
+from deployments.core.estimate import estimate
 from deployments.core.log import Writer, fenced
 from deployments.core.models import BUILT_IN, Model
 from deployments.core.ports import Embeds, Generates, Retrieves, Routes
+from deployments.core.prompts import SEED, named
 from deployments.core.run import Run, forget
 from deployments.core.types import (
     Called,
@@ -36,12 +39,13 @@ from deployments.core.types import (
     Usage,
     Vector,
 )
-from pipeline.abridgement import abridge
 from pipeline.ageing import HalfLives
 from pipeline.answerable import LEAST, UNANSWERED, answerable
 from pipeline.excerpts import compress, excerpts
 from pipeline.followup import Asked, asked, stands
 from pipeline.prompts.compose import compose
+from pipeline.prompts.fit import Dropped, fit
+from pipeline.prompts.seeds import SEEDS
 from pipeline.session import Recall, recalled, spoken
 
 _logger = logging.getLogger("headrace.flow")
@@ -111,9 +115,10 @@ class Flow:
             question = await self._asked(turn, run)
             vector = await self._embed(turn, run, question)
             if turn.conversation_id:
-                found, messages = await asyncio.gather(self._ground(turn, run, question, vector), self._recall(turn, run, vector))
+                found, (messages, notes) = await asyncio.gather(self._ground(turn, run, question, vector), self._recall(turn, run, vector))
                 turn = msgspec.structs.replace(turn, messages=messages)
             else:
+                notes = ()
                 found = await self._ground(turn, run, question, vector)
             if self._unanswerable(turn, *found) and _said(writer) in ("", UNANSWERED):
                 return writer.finished(_unanswered(writer))
@@ -122,7 +127,7 @@ class Flow:
             if turn.handling.shows_route:
                 run.slot.routed(found[0])
             model = None if turn.model in BUILT_IN else await self.catalogue.get(run.store, turn.model)
-            generation = self._generation(turn, run, *found, model)
+            generation = await self._generation(turn, run, notes, *found, model)
             run.slot.reads(generation.messages)
             async with run.slot:
                 try:
@@ -181,11 +186,12 @@ class Flow:
         """Whether it matters how complex the question is."""
         return self.settings.generator.tiered or turn.handling.tiered
 
-    async def _recall(self, turn: Turn, run: Run, vector: Vector | None) -> tuple[Message, ...]:
-        """The messages of the turn with what its conversation brings to mind."""
+    async def _recall(self, turn: Turn, run: Run, vector: Vector | None) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+        """The messages of the turn behind the last of its conversation, and notes on what was said before these."""
         conversation = run.store.of(turn.principal).conversations
         earlier = await Recall(self.settings.session).messages(conversation, turn.conversation_id or "", vector)
-        return recalled(turn.messages, earlier)
+        notes = tuple(message for message in earlier if message.role == "system")
+        return recalled(turn.messages, earlier[len(notes) :]), notes
 
     async def _ground(self, turn: Turn, run: Run, question: Asked, vector: Vector | None) -> tuple[Route, tuple[Passage, ...]]:
         """The route and the passages: route and search side by side.
@@ -202,7 +208,7 @@ class Flow:
             writer.searching([turn.question])
         search = asyncio.create_task(self._search(turn, run, Query(turn.principal, turn.store_id, question.text, vector)))
         try:
-            route = await self.routes.route(turn, vector)
+            route = _varied(await self.routes.route(turn, vector), turn)
             passages = await search if route.retrieve or turn.search else ()
             if turn.search:
                 passages = tuple(passage for passage in passages if passage.score >= turn.search.min_score)
@@ -222,7 +228,8 @@ class Flow:
 
     async def _search(self, turn: Turn, run: Run, query: Query) -> tuple[Passage, ...]:
         """The passages of a query, as many as the turn has use for, by how fast its store ages."""
-        limit, budget = self.settings.retriever.limit, _ABRIDGED * self.settings.generator.context_tokens
+        limit = int(chosen(turn.choices, "retrieval", "limit") or self.settings.retriever.limit)
+        budget = _ABRIDGED * int(chosen(turn.choices, "retrieval", "context_tokens") or self.settings.generator.context_tokens)
         if turn.search:
             limit = turn.search.limit
         half_life_s = await self.half_lives.of(run.store, turn.principal, query.store_id)
@@ -238,31 +245,65 @@ class Flow:
             return False
         return answerable(turn.question, passages) < LEAST
 
-    def _generation(self, turn: Turn, run: Run, route: Route, passages: tuple[Passage, ...], model: Model | None) -> Generation:
+    async def _generation(
+        self, turn: Turn, run: Run, notes: tuple[Message, ...], route: Route, passages: tuple[Passage, ...], model: Model | None
+    ) -> Generation:
         held = self.settings.generator.quoting and not (model and model.own)
         quoting = held and not turn.toolbox.tools and not turn.sampling.owes_json
-        chosen = excerpts(turn.question, passages) if quoting else ()
-        sources = compress(passages, chosen) if chosen else abridge(turn.question, passages, route.context_tokens, turn.earlier)
+        quotes = excerpts(turn.question, passages) if quoting else ()
+        instruction, prompts = await self._instruction(turn, run, route, bool(passages))
+        room = self.settings.generator.room(sum(map(estimate, (instruction, *(message.content for message in turn.messages)))))
+        sources = compress(passages, quotes) if quotes else passages
+        fitted = fit(turn.question, notes, sources, route.context_tokens, room, turn.earlier)
+        if passages and not fitted.passages:
+            instruction, prompts = await self._instruction(turn, run, route, False)
+        _tell(turn, prompts, fitted.dropped)
         return Generation(
             log=_log(run.writer),
-            messages=compose(turn.messages, sources, searched=route.retrieve),
+            messages=compose(recalled(turn.messages, fitted.notes) if fitted.notes else turn.messages, fitted.passages, instruction),
             sampling=turn.sampling,
             passages=passages,
             citation_urls=tuple(f"{self.settings.base_url}/files/{p.file_id}#chunk={p.chunk.number}" for p in passages),
             deadline_s=turn.deadline_s,
-            quotes=tuple(excerpt.text for excerpt in chosen),
+            quotes=tuple(excerpt.text for excerpt in quotes),
             toolbox=turn.toolbox,
             tier=route.tier,
+            prefers=chosen(turn.choices, "model", ""),
             model=model,
-            account=_account(turn, route),
+            account=_account(turn, route, prompts),
             hedged=run.awaited and turn.handling.service != "flex",
         )
 
+    async def _instruction(self, turn: Turn, run: Run, route: Route, grounded: bool) -> tuple[str, tuple[str, ...]]:
+        """What the model is told to be, "" where it is asked without passages, and the versions of the prompts that are part of it."""
+        own = (turn.prompt,) if turn.prompt else ()
+        if not route.retrieve:
+            return "", own
+        name = "grounded" if grounded else "nothing_found"
+        version = chosen(turn.choices, "prompt", name) or str(SEED)
+        if version == str(SEED):
+            return SEEDS[name], (named(name, version), *own)
+        return (await run.store.of(turn.principal).prompts.get(name, version)).template, (named(name, version), *own)
 
-def _account(turn: Turn, route: Route) -> Account:
+
+def _varied(route: Route, turn: Turn) -> Route:
+    """The route with what a canary varies of it."""
+    tokens = chosen(turn.choices, "retrieval", "context_tokens")
+    return msgspec.structs.replace(route, context_tokens=int(tokens)) if tokens and route.retrieve else route
+
+
+def _tell(turn: Turn, prompts: Sequence[str], dropped: Dropped) -> None:
+    """Log what a turn is answered with, where that is not the usual: names and numbers, nothing of what it says."""
+    if turn.prompt or turn.choices or dropped != Dropped():
+        left_out = msgspec.to_builtins(dropped)
+        _logger.info("turn %s: prompts %s, canaries %s, left out %s", turn.id, list(prompts), arms(turn.choices), left_out)
+
+
+def _account(turn: Turn, route: Route, prompts: Sequence[str]) -> Account:
     """To whose account the model calls of a turn go."""
     taken = "grounded" if route.retrieve else "direct"
-    return Account(turn.principal.key_id, turn.principal.user or "", turn.model, f"{taken}/{route.tier}" if route.tier else taken)
+    tier = f"/{route.tier}" if route.tier else ""
+    return Account(turn.principal.key_id, turn.principal.user or "", turn.model, taken + tier, " ".join(prompts))
 
 
 def _said(writer: Writer) -> str:

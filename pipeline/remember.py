@@ -7,13 +7,16 @@ import numpy as np
 from deployments.core.account import Account
 from deployments.core.config import Settings
 from deployments.core.conversations import Conversations, Summary
+from deployments.core.errors import NotFound
 from deployments.core.ids import new_id
 from deployments.core.jobs import Job
 from deployments.core.lease import BACKGROUND, Want
 from deployments.core.models import DIRECT
 from deployments.core.ports import Embeds, Generates
+from deployments.core.prompts import SEED, Prompts, named
 from deployments.core.types import Generation, LogRef, Message, Sampling, Text
 from deployments.worker.work import Means, Reason
+from pipeline.prompts.seeds import SEEDS
 from pipeline.prompts.summarise import summarise
 from pipeline.session import clip, spoken
 
@@ -90,15 +93,9 @@ class Remember:
         short = [Message(message.role, clip(message.content, max(16, _PROMPT_TOKENS // len(said)))) for message in said]
         sampling = Sampling(max_tokens=self.settings.session.summary_tokens, temperature=0.0)
         log = LogRef(name, job.tenant, (means.hub.channel,), record=False)
-        generation = Generation(
-            log,
-            summarise(before, short),
-            sampling,
-            (),
-            (),
-            _SUMMARY_S,
-            account=Account(job.principal.key_id, model=DIRECT, route="summary"),
-        )
+        text, version = await instruction(means.store.of(job.principal).prompts)
+        account = Account(job.principal.key_id, model=DIRECT, route="summary", prompt=version)
+        generation = Generation(log, summarise(before, short, text), sampling, (), (), _SUMMARY_S, account=account)
         most, longest_s = self.settings.session.summary_tokens, self.settings.admission.background_wait_s
         prompt = await means.gate.vocabulary.count(generation.messages)
         want = Want(DIRECT, prompt, most, most, longest_s, service=BACKGROUND, requests=0)
@@ -110,3 +107,12 @@ class Remember:
                 lease.used = outcome.usage
             await tape.until(outcome.next_seq, self.settings.log.stall_s)
             return "".join(delta.text for delta in tape.deltas if isinstance(delta, Text)).strip()
+
+
+async def instruction(prompts: Prompts) -> tuple[str, str]:
+    """The prompt of a summary, the tenant's own where it has one, and its name."""
+    try:
+        own = await prompts.get("summary")
+    except NotFound:
+        return SEEDS["summary"], named("summary", str(SEED))
+    return own.template, own.name

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from deployments.core.config import Gateway, Idempotency, Log, Settings, Worker
-from deployments.core.errors import HeadraceError
+from deployments.core.errors import BackendFailed, HeadraceError
 from deployments.core.follow import Hub
 from deployments.core.gate import Gate
 from deployments.core.jobs import RESPOND
@@ -34,6 +34,7 @@ from deployments.gateway.frames import Bounded
 from deployments.gateway.watch import Watch
 from deployments.worker.work import Means, Runner
 from pipeline.cache import Cached
+from pipeline.compared import Compared
 from pipeline.respond import Respond
 from tests.fakes import SCOPES, FakeEmbeds, FakeRetrieves, database, until
 
@@ -47,6 +48,7 @@ class Script:
     hesitates_s: float = 0.0
     error: HeadraceError | None = None
     echoes: bool = False
+    fails: Callable[[Turn], bool] = lambda turn: False
     turns: list[Turn] = field(default_factory=list)
     ended_early: int = 0
     held: bool = False
@@ -65,7 +67,8 @@ class Script:
             async with run.slot:
                 await self._say(writer, [turn.question] if self.echoes else self.pieces)
             await writer.drain()
-            last = writer.failed(self.error) if self.error else writer.finished(Outcome(writer.next_seq, "stop", Usage(10, 2)))
+            error = self.error or (BackendFailed("broken") if self.fails(turn) else None)
+            last = writer.failed(error) if error else writer.finished(Outcome(writer.next_seq, "stop", Usage(10, 2)))
             await run.keep((*writer.written, last))
             await asyncio.sleep(self.hesitates_s)
             writer.end(last)
@@ -163,7 +166,8 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
         await keys.add_tenant("ours", "ours")
         key = await keys.mint("ours", SCOPES)
         flow = Script()
-        cached = Cached(settings, flow, FakeEmbeds())
+        compared = Compared(settings, flow)
+        cached = Cached(settings, compared, FakeEmbeds())
         hub = Hub(valkey, settings.log)
         outbox = Outbox(valkey, settings.log, local=hub)
         gate = Gate(valkey, settings, keys.policy, Books(store))
@@ -180,6 +184,7 @@ async def house(valkey: Redis, tmp_path: Path) -> AsyncIterator[House]:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
             await cached.close()
+            await compared.close()
 
 
 @dataclass

@@ -28,7 +28,10 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class StoredResponse(msgspec.Struct, frozen=True):
-    """A response; `asked` says what its events are encoded from, `body` is the Response object as JSON."""
+    """A response; `asked` says what its events are encoded from, `body` is the Response object as JSON.
+
+    `prompt` is the one it named, as `id@version`; `variants` is the arm of each canary that it was part of.
+    """
 
     id: str
     status: str
@@ -38,6 +41,8 @@ class StoredResponse(msgspec.Struct, frozen=True):
     conversation_id: str | None
     asked: bytes
     body: bytes
+    prompt: str | None = None
+    variants: dict[str, str] | None = None
 
 
 class Responses:
@@ -59,6 +64,8 @@ class Responses:
             created_at=response.created_at,
             previous_id=response.previous_id,
             conversation_id=response.conversation_id,
+            prompt=response.prompt,
+            variants=response.variants,
             data_key=data_key,
             asked=lock.seal(response.asked, "responses", response.id, "asked"),
             body=lock.seal(response.body, "responses", response.id, "body"),
@@ -215,4 +222,5 @@ def _item(row: ResponseItemRow, lock: Lock) -> Item:
 
 def _stored(row: ResponseRow, lock: Lock) -> StoredResponse:
     asked, body = (lock.open(blob, "responses", row.id, column) for blob, column in ((row.asked, "asked"), (row.body, "body")))
-    return StoredResponse(row.id, row.status, row.background, row.created_at, row.previous_id, row.conversation_id, asked, body)
+    names = row.previous_id, row.conversation_id
+    return StoredResponse(row.id, row.status, row.background, row.created_at, *names, asked, body, row.prompt, row.variants)

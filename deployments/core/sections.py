@@ -229,6 +229,10 @@ class Generator(Section):
         )
         return (first, *self.fallbacks)
 
+    def room(self, said_tokens: int) -> int | None:
+        """The tokens left in a prompt that says so many; None where the backend's context is not known, which is any but the embedded."""
+        return None if self.base_url else self.slot_tokens - self.default_max_tokens - said_tokens
+
     @property
     def tiered(self) -> bool:
         """Whether it matters how complex a question is."""

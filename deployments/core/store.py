@@ -24,6 +24,7 @@ from deployments.core.ids import checked, found, new_id
 from deployments.core.ingested import Ingested, chunk, opened, passage
 from deployments.core.jobs import INGEST, Job, Jobs
 from deployments.core.members import Member, Placing, enlist, shown
+from deployments.core.prompts import Prompts
 from deployments.core.responses import Responses
 from deployments.core.sql import WRITES, open_engine
 from deployments.core.tables import FileRow, MemberRow, PassageRow, StoreRow, TenantRow
@@ -113,6 +114,7 @@ class TenantStore(Files):
         self.batches = Batches(store, tenant)
         self.ingested = Ingested(store, tenant)
         self.filing = Filing(self, store, tenant)
+        self.prompts = Prompts(store, tenant)
 
     async def lock(self) -> Lock:
         """The lock of the tenant, for what is kept outside SQL."""

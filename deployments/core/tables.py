@@ -236,7 +236,10 @@ class JobRow(Base):
 
 
 class ResponseRow(Base):
-    """A response: how it was asked for, its latest object, and its turn while it waits for a worker; these three are sealed."""
+    """A response: how it was asked for, its latest object, and its turn while it waits for a worker; these three are sealed.
+
+    `prompt` is the one it named, as `id@version`; `variants` is the arm of each canary that it was part of.
+    """
 
     __tablename__ = "responses"
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -246,6 +249,8 @@ class ResponseRow(Base):
     created_at: Mapped[int] = mapped_column(BigInteger)
     previous_id: Mapped[str | None] = mapped_column(String(64))
     conversation_id: Mapped[str | None] = mapped_column(String(64))
+    prompt: Mapped[str | None] = mapped_column(String(80))
+    variants: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
     data_key: Mapped[bytes] = mapped_column(LargeBinary)
     asked: Mapped[bytes] = mapped_column(LargeBinary)
     body: Mapped[bytes] = mapped_column(LargeBinary)
@@ -344,3 +349,33 @@ class AttemptRow(Base):
     data_key: Mapped[bytes | None] = mapped_column(LargeBinary)
     reply: Mapped[bytes | None] = mapped_column(LargeBinary)
     __table_args__ = (Index("attempts_response", "tenant_id", "response_id"),)
+
+
+class PromptRow(Base):
+    """One version of a prompt of a tenant; its template, which is sealed, never changes. One version of a name at most is current."""
+
+    __tablename__ = "prompts"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    current: Mapped[bool] = mapped_column(Boolean)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    data_key: Mapped[bytes] = mapped_column(LargeBinary)
+    template: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class CanaryRow(Base):
+    """A variant that part of the turns is given, of one tenant or of all. `place` is what it varies while in force: no two at once."""
+
+    __tablename__ = "canaries"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str | None] = mapped_column(ForeignKey("tenants.id"))
+    kind: Mapped[str] = mapped_column(String(16))
+    subject: Mapped[str] = mapped_column(String(64))
+    value: Mapped[str] = mapped_column(String(64))
+    weight: Mapped[float] = mapped_column(Float)
+    status: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    changed_at: Mapped[int] = mapped_column(BigInteger)
+    place: Mapped[str | None] = mapped_column(String(160), unique=True)

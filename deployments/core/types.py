@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.core.account import Account
+from deployments.core.choices import Choice
 from deployments.core.filters import Filter, Value
 from deployments.core.handling import Handling
 from deployments.core.images import Image
@@ -15,10 +16,8 @@ from deployments.core.shape import Schema
 
 Vectors = NDArray[np.float32]
 """Unit-length embeddings, shape (n, dimensions)."""
-
 Vector = NDArray[np.float32]
 """One unit-length embedding, shape (dimensions,)."""
-
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -112,7 +111,7 @@ Caching = Literal["off", "exact", "semantic"]
 class Turn(msgspec.Struct, frozen=True):
     """One question of one principal, as admitted; `id` names its response, `store_id` the vector store it may be answered from.
 
-    `conversation_id` names the session whose earlier turns belong before `messages`.
+    `conversation_id` names the session whose turns belong before `messages`, `prompt` (id@version) the tenant's that they begin with.
     """
 
     id: str
@@ -128,6 +127,8 @@ class Turn(msgspec.Struct, frozen=True):
     conversation_id: str | None = None
     reuse: Reuse | None = None
     handling: Handling = Handling()
+    prompt: str = ""
+    choices: tuple[Choice, ...] = ()
 
     @property
     def question(self) -> str:
@@ -372,8 +373,8 @@ class Generation(msgspec.Struct, frozen=True):
     """One model call: the assembled prompt, the passages it may cite, and the log to write to.
 
     `deadline_s` is what is left of the turn's time, in seconds. Where there are `quotes`, best first, the answer consists of them.
-    Backends of another `tier` are asked where those of this one take no calls; None has no preference. A `model` of the catalogue says
-    which backends may be asked; None is all that are configured. One that is `hedged` may be asked of two backends at once.
+    Backends of another `tier` are asked where those of this one take no calls; the one that it `prefers` goes before all others. A `model`
+    of the catalogue says which backends may be asked; None is all that are configured. One that is `hedged` may be asked of two at once.
     """
 
     log: LogRef
@@ -388,6 +389,7 @@ class Generation(msgspec.Struct, frozen=True):
     model: Model | None = None
     account: Account = Account()
     hedged: bool = False
+    prefers: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True):

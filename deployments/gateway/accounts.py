@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from deployments.core.canaries import Status
+from deployments.core.choices import Kind
 from deployments.core.keys import ScopeName
 from deployments.core.models import Model
 from deployments.core.tenants import LimitTerms
@@ -156,3 +158,46 @@ class SessionToken(Shape):
     user: str
     scopes: list[ScopeName]
     single_use: bool
+
+
+class Prompt(Shape):
+    """One version of a prompt."""
+
+    object: Literal["prompt"]
+    id: str
+    version: str
+    template: str
+    variables: list[str]
+    current: bool
+    created_at: int
+
+
+class PromptPage(Shape):
+    """Versions of prompts."""
+
+    object: Literal["list"]
+    data: list[Prompt]
+
+
+class Canary(Shape):
+    """A variant that part of the turns is given; `reason` is the signal that ended one that was rolled back."""
+
+    object: Literal["canary"]
+    id: str
+    tenant: str | None
+    kind: Kind
+    subject: str
+    value: str
+    weight: float
+    status: Status
+    reason: str | None
+    created_at: int
+    changed_at: int
+
+
+class CanaryPage(Shape):
+    """A page of canaries."""
+
+    object: Literal["list"]
+    data: list[Canary]
+    has_more: bool

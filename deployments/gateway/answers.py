@@ -285,6 +285,7 @@ class Response(Shape):
     safety_identifier: str | None
     prompt_cache_key: str | None
     prompt_cache_retention: str = ""
+    prompt: dict[str, Any] | None = None
 
 
 class ResponseEvent(BaseModel):

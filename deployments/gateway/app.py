@@ -15,6 +15,7 @@ from deployments.core.errors import HeadraceError
 from deployments.gateway import envelope
 from deployments.gateway.api import (
     admin,
+    canaries,
     catalogue,
     chat_completions,
     completions,
@@ -25,6 +26,7 @@ from deployments.gateway.api import (
     files,
     health,
     models,
+    prompts,
     responses,
     search,
     session_tokens,
@@ -43,7 +45,7 @@ from deployments.gateway.rules import rules
 
 _ANSWERS = (chat_completions, completions, responses, sockets, conversations, embeddings, models)
 _STORES = (vector_stores, file_batches, search)
-_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, catalogue, usage, health)
+_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, catalogue, prompts, canaries, usage, health)
 
 
 def build_app(context: Context) -> App:
@@ -53,7 +55,7 @@ def build_app(context: Context) -> App:
     async def lifespan(app: App):
         context.hub.start()
         context.gate.start()
-        beside = [asyncio.create_task(context.watch.run()), asyncio.create_task(context.refusals.run())]
+        beside = [asyncio.create_task(one) for one in (context.watch.run(), context.refusals.run(), context.picker.run(context.store))]
         yield
         for task in beside:
             task.cancel()

@@ -8,6 +8,7 @@ from types import MappingProxyType
 import msgspec
 from starlette.requests import Request
 
+from deployments.core.choices import arms
 from deployments.core.errors import InvalidRequest, NotFound
 from deployments.core.models import Model
 from deployments.core.responses import Item, StoredResponse
@@ -17,6 +18,7 @@ from deployments.gateway.choosing import chosen, handled
 from deployments.gateway.context import Context
 from deployments.gateway.events import ResponseEvents
 from deployments.gateway.items import messages
+from deployments.gateway.prompting import echoed, prompted
 from deployments.gateway.responses import Plan, ResponseRequest, window
 
 MAX_CHAIN = 200
@@ -107,6 +109,8 @@ async def ask(
     )
     turn = msgspec.structs.replace(plan.turn, messages=(*plan.turn.messages, *said), deadline_s=deadline_s or plan.turn.deadline_s)
     (turn,) = await handled(parts, model, [turn], headers, body.service_tier, body.pictured)
+    (turn,) = await prompted(parts, [turn], body.prompt, body.safety_identifier or body.user)
+    plan = msgspec.structs.replace(plan, snapshot=plan.snapshot | echoed(body.prompt, turn))
     return Asked(plan, turn, inputs, bool(plan.snapshot["background"]) or goes_on)
 
 
@@ -164,9 +168,9 @@ def stored(asked: Asked) -> StoredResponse:
     """The row of a response that has not ended."""
     shown, turn = asked.plan.snapshot, asked.turn
     body, previous = msgspec.json.encode(shown), shown["previous_response_id"]
-    return StoredResponse(
-        turn.id, shown["status"], shown["background"], turn.created, previous, turn.conversation_id, asked.plan.asked, body
-    )
+    made_with = turn.prompt or None, arms(turn.choices) or None
+    state = shown["status"], shown["background"], turn.created, previous, turn.conversation_id
+    return StoredResponse(turn.id, *state, asked.plan.asked, body, *made_with)
 
 
 async def _resolved(parts: Context, caller: Principal, plan: Plan) -> tuple[Item, ...]:

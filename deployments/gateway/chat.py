@@ -13,6 +13,7 @@ from deployments.core.ids import new_id
 from deployments.core.shape import Schema
 from deployments.core.types import Message, Principal, Role, Sampling, Tool, Toolbox, ToolCall, Turn
 from deployments.gateway.pictures import picture
+from deployments.gateway.prompting import PromptSpec
 from deployments.gateway.responses import estimate
 from deployments.gateway.schemas import MAX_TOOLS, schema
 from deployments.gateway.structured import JsonSchema, Kind, asked, known_kind
@@ -170,6 +171,7 @@ class ChatRequest(Sampled):
     """POST /v1/chat/completions. Unknown fields are ignored, fields that would change the meaning are refused."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_LISTED, fail_fast=True)
+    prompt: PromptSpec | None = None
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)

@@ -27,6 +27,7 @@ from deployments.core.run import Answers
 from deployments.core.store import Store
 from deployments.core.tokens import Tokens, is_token
 from deployments.core.types import Principal
+from deployments.gateway.picker import Picker
 from deployments.gateway.watch import Proof, Watch
 
 SESSION_COOKIE = "headrace_session"
@@ -84,6 +85,7 @@ class Context:
     tokens: Tokens
     refusals: Refusals
     watch: Watch = field(default_factory=Watch)
+    picker: Picker = field(default_factory=Picker)
     sockets: set[WebSocket] = field(default_factory=set[WebSocket])
     default_stores: Recent[str, str] = field(default_factory=lambda: Recent(1.0, time.monotonic))
 

@@ -23,8 +23,8 @@ _DEADLINE = {
     "required": False,
     "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999, "title": "Milliseconds the answer may take"},
 }
-_CONFLICTS = {("post", "/admin/tenants")}
-"""Operations that take an id of the caller's choice."""
+_CONFLICTS = {("post", "/admin/tenants"), ("post", "/admin/canaries")}
+"""Operations that may meet what is there already."""
 
 _DONE = {"const": "[DONE]"}
 _AGAIN = {name: {"schema": {"type": "integer"}} for name in ("retry-after", "retry-after-ms")}

@@ -17,6 +17,7 @@ from deployments.core.shape import Schema
 from deployments.core.types import Message, Principal, Sampling, Search, Tool, Toolbox, Turn
 from deployments.gateway.filters import Filters, parse
 from deployments.gateway.items import RawItem, encoded, first_image, normalised, reference
+from deployments.gateway.prompting import PromptSpec
 from deployments.gateway.schemas import MAX_TOOLS, schema
 from deployments.gateway.structured import JsonSchema, Kind, SchemaName, asked, known_kind
 from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, Labels, ModelName, Part, ServiceTier, Text, Words, either, refuse
@@ -32,7 +33,7 @@ INCLUDES = (
     "code_interpreter_call.outputs",
 )
 Name = Annotated[str, Field(min_length=1, max_length=64)]
-_UNBUILT = ("context_management", "moderation", "image", "access_programs", "prompt", "logit_bias")
+_UNBUILT = ("context_management", "moderation", "image", "access_programs", "logit_bias")
 MAX_ECHO_SCHEMA_BYTES = 16 << 10
 """A schema is repeated in several events, each of which readers built on aiohttp take up to 64 KiB."""
 _MAX_ECHO_BYTES = 512
@@ -116,6 +117,7 @@ class ResponseRequest(BaseModel):
     model: ModelName
     input: Words | Annotated[list[RawItem], Field(max_length=MAX_LISTED, fail_fast=True)] | None = None
     instructions: Words | None = None
+    prompt: PromptSpec | None = None
     previous_response_id: Name | None = None
     conversation: Annotated[Name | None, BeforeValidator(_named, Name | dict[Literal["id"], Name] | None)] = None
     include: list[Annotated[Text, Field(json_schema_extra={"enum": list(INCLUDES)})]] | None = Field(None, max_length=16)

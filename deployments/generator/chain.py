@@ -54,7 +54,8 @@ class Chain:
         model = generation.model
         progress = Progress(generation, (model and model.on_break) or self._contract)
         upstreams = suited(model.upstreams(self._upstreams) if model else self._upstreams, generation, self._usual_tokens)
-        plan = Plan(upstreams, self._settings, self._standings, self._budget, self._random, until, self._regions, generation.tier)
+        wish = self._regions, generation.tier, generation.prefers
+        plan = Plan(upstreams, self._settings, self._standings, self._budget, self._random, until, *wish)
         hedge_s = self._settings.hedge_s if generation.hedged else None
         while True:
             pieces = self._call(plan, plan.begin(now()), generation, progress.shown, until)

@@ -26,11 +26,13 @@ class Plan:
         until: float,
         regions: Sequence[str] = (),
         tier: Tier | None = None,
+        prefers: str = "",
     ):
         self._upstreams, self._settings = tuple(upstreams), settings
         self._standings, self._budget, self._random = standings, budget, random
         self._until, self._regions = until, regions
         self._tier: Tier | None = tier
+        self._prefers = prefers
         self._asked: list[str] = []
         self._last: HeadraceError | None = None
         budget.call()
@@ -88,7 +90,7 @@ class Plan:
         return self._fresh(now) or self._choose(self._upstreams, now)
 
     def _choose(self, upstreams: Sequence[Upstream], now: float) -> Upstream | None:
-        return self._standings.choose(upstreams, self._regions, now, self._random, self._tier)
+        return self._standings.choose(upstreams, self._regions, now, self._random, self._tier, self._prefers)
 
     def _pause(self, error: HeadraceError) -> float:
         """Exponential with jitter (Brooker, AWS 2015), or what the backend asked for if it is not longer than any pause may be."""

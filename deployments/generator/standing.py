@@ -54,17 +54,17 @@ class Standings:
         return self._known.setdefault(name, Standing(self._settings))
 
     def choose(
-        self, upstreams: Sequence[Upstream], regions: Sequence[str], now: float, random: Random, tier: Tier | None = None
+        self, upstreams: Sequence[Upstream], regions: Sequence[str], now: float, random: Random, tier: Tier | None = None, prefers: str = ""
     ) -> Upstream | None:
         """The next to ask: for the tier, of the first rank, of the nearest region, the better of two drawn by weight; None if all are out.
 
-        Of `regions` the nearest is the first.
+        Of `regions` the nearest is the first. The one that is preferred by name goes before all others.
         """
         free = [one for one in upstreams if self.of(one.name).breaker.allows(now) and self.of(one.name).ongoing < one.max_ongoing]
         if not free:
             return None
-        best = min(_place(one, regions, tier) for one in free)
-        peers = [one for one in free if _place(one, regions, tier) == best]
+        best = min(_place(one, regions, tier, prefers) for one in free)
+        peers = [one for one in free if _place(one, regions, tier, prefers) == best]
         first = _drawn(peers, random)
         second = _drawn([one for one in peers if one is not first] or peers, random)
         return min(first, second, key=lambda one: self.of(one.name).cost)
@@ -74,9 +74,9 @@ def _drawn(upstreams: Sequence[Upstream], random: Random) -> Upstream:
     return random.choices(upstreams, [one.weight for one in upstreams])[0]
 
 
-def _place(upstream: Upstream, regions: Sequence[str], tier: Tier | None) -> tuple[bool, int, int]:
+def _place(upstream: Upstream, regions: Sequence[str], tier: Tier | None, prefers: str) -> tuple[bool, bool, int, int]:
     other = tier is not None and upstream.tier not in (None, tier)
-    return other, upstream.rank, regions.index(upstream.region) if upstream.region in regions else len(regions)
+    return upstream.name != prefers, other, upstream.rank, regions.index(upstream.region) if upstream.region in regions else len(regions)
 
 
 class Call(msgspec.Struct):

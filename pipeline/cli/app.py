@@ -2,7 +2,25 @@
 
 import typer
 
-from pipeline.cli import ask, audit, doctor, files, index, ingest, keys, models, openapi, reload, serve, stop, stores, tenants, usage
+from pipeline.cli import (
+    ask,
+    audit,
+    canary,
+    doctor,
+    files,
+    index,
+    ingest,
+    keys,
+    models,
+    openapi,
+    prompts,
+    reload,
+    serve,
+    stop,
+    stores,
+    tenants,
+    usage,
+)
 
 app = typer.Typer(
     name="headrace",
@@ -25,6 +43,8 @@ app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(audit.app, name="audit")
+app.add_typer(prompts.app, name="prompts")
+app.add_typer(canary.app, name="canary")
 app.add_typer(index.app, name="index")
 
 

@@ -2,16 +2,12 @@
 
 from collections.abc import Sequence
 
+from deployments.core.inert import unmarked
 from deployments.core.types import Message
 
-INSTRUCTION = (
-    "Sum up the conversation below in a few sentences. Keep names, numbers, decisions and what the user said about themselves. "
-    "Write only the summary."
-)
 
-
-def summarise(before: str, said: Sequence[Message]) -> tuple[Message, ...]:
+def summarise(before: str, said: Sequence[Message], instruction: str) -> tuple[Message, ...]:
     """The messages for the backend; `before` is the summary so far, which the new one takes in."""
-    lines = [f"{message.role}: {message.content}" for message in said]
-    known = [f"Summary so far: {before}"] if before else []
-    return (Message("system", INSTRUCTION), Message("user", "\n".join([*known, *lines])))
+    lines = [f"{message.role}: {unmarked(message.content)}" for message in said]
+    known = [f"Summary so far: {unmarked(before)}"] if before else []
+    return (Message("system", instruction), Message("user", "\n".join([*known, *lines])))

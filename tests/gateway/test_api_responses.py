@@ -342,7 +342,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice", "unsupported_value"),
     ({"include": ["everything"]}, "include[0]", "unsupported_value"),
     ({"text": {"format": {"type": "json_schema", "name": "x", "strict": True, "schema": {}}}}, "text.format.schema", "invalid_json_schema"),
-    ({"prompt": {"id": "p"}}, "prompt", "unsupported_parameter"),
+    ({"prompt": {"id": "p"}}, "prompt.id", "prompt_not_found"),
     ({"context_management": [{"type": "x"}]}, "context_management", "unsupported_parameter"),
     ({"background": True, "store": False}, "store", "invalid_value"),
     ({"background": True, "background_options": {"completion_window": "2h"}}, "background_options.completion_window", "unsupported_value"),

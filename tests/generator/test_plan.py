@@ -216,3 +216,15 @@ def test_where_no_backend_of_the_tier_answers_the_other_tier_does() -> None:
 def test_a_backend_without_a_tier_takes_every_call_by_its_rank() -> None:
     world, every, large = World(), backend("every"), backend("large", rank=1, tier="large")
     assert world.run(world.plan(every, large, tier="large"), [None]) == ["every"]
+
+
+def test_a_backend_that_is_preferred_goes_before_all_others_while_it_takes_calls():
+    first, other = Upstream(name="first", base_url="x", model="m", rank=0), Upstream(name="other", base_url="x", model="m", rank=3)
+    settings = Resilience(failures=1)
+    standings = Standings(settings)
+    plan = Plan((first, other), settings, standings, Budget(settings), Random(1), until=100, prefers="other")
+    call = plan.begin(0)
+    assert call.upstream.name == "other"
+    assert plan.failed(call, Unreachable("gone"), 0.1, None) == 0
+    assert plan.begin(0.1).upstream.name == "first"
+    assert Plan((first, other), settings, standings, Budget(settings), Random(1), until=100).begin(0.1).upstream.name == "first"

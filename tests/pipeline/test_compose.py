@@ -8,18 +8,20 @@ from hypothesis import strategies as st
 
 from deployments.core.images import Image
 from deployments.core.types import Chunk, Message, Passage, ToolCall
-from pipeline.prompts.compose import GROUNDED, NOTHING_FOUND, compose
+from pipeline.prompts.compose import compose
+from pipeline.prompts.seeds import SEEDS
 from tests.pipeline.test_citations import PASSAGES
 
+GROUNDED, NOTHING_FOUND = SEEDS["grounded"], SEEDS["nothing_found"]
 ASKED = (Message("system", "Be kind."), Message("user", "Earlier?"), Message("assistant", "Yes."), Message("user", "What is CORS?"))
 
 
 def test_a_turn_that_did_not_search_is_passed_through() -> None:
-    assert compose(ASKED, (), searched=False) == ASKED
+    assert compose(ASKED, (), "") == ASKED
 
 
 def test_passages_go_before_the_last_question_and_nowhere_else() -> None:
-    system, *rest = compose(ASKED, PASSAGES[:1], searched=True)
+    system, *rest = compose(ASKED, PASSAGES[:1], GROUNDED)
     assert system == Message("system", f"{GROUNDED}\n\nBe kind.")
     assert rest[:2] == list(ASKED[1:3])
     assert rest[2].role == "user"
@@ -33,7 +35,7 @@ def test_calls_and_their_results_stay_as_they_are_behind_the_question() -> None:
         Message("tool", "42", call_id="call_1"),
         Message("tool", "43", call_id="call_2"),
     )
-    made = compose((*ASKED, *called), PASSAGES[:1], searched=True)
+    made = compose((*ASKED, *called), PASSAGES[:1], GROUNDED)
     assert made[-3:] == called
     assert "Sources:" in made[-4].content
 
@@ -45,18 +47,18 @@ def test_the_images_of_a_question_stay_with_it() -> None:
 
 
 def test_a_search_that_found_nothing_says_so() -> None:
-    assert compose(ASKED, (), searched=True) == (Message("system", f"{NOTHING_FOUND}\n\nBe kind."), *ASKED[1:])
+    assert compose(ASKED, (), NOTHING_FOUND) == (Message("system", f"{NOTHING_FOUND}\n\nBe kind."), *ASKED[1:])
 
 
 def test_a_conversation_without_a_question_is_left_alone() -> None:
     only = (Message("assistant", "Hello."),)
-    assert compose(only, PASSAGES, searched=True)[1:] == only
+    assert compose(only, PASSAGES, GROUNDED)[1:] == only
 
 
 def sources(*texts: str, title: str = "Title") -> str:
     """The question with its sources, as the backend reads it."""
     found = [Passage(f"file{n}", "a.md", title, Chunk(0, text, (), 0, len(text), 9), 1.0, 0.6) for n, text in enumerate(texts)]
-    return compose((Message("user", "What is it?"),), found, searched=True)[-1].content
+    return compose((Message("user", "What is it?"),), found, GROUNDED)[-1].content
 
 
 def headers(prompt: str) -> list[str]:

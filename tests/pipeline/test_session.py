@@ -18,7 +18,8 @@ from deployments.core.responses import Item
 from deployments.core.store import Store, TenantStore
 from deployments.core.types import Generation, Message, Outcome, Principal, Vector, Vectors
 from deployments.embedder.model import load
-from pipeline.remember import Remember
+from pipeline.prompts.seeds import SEEDS
+from pipeline.remember import Remember, instruction
 from pipeline.session import EARLIER, SUMMARY, Recall, newest, recalled, spoken, tokens
 from tests.fakes import DIMENSIONS, FakeEmbeds, database, means, tenant
 
@@ -170,6 +171,12 @@ async def test_what_is_said_gets_its_vector_and_what_is_old_its_summary(store: S
     summary = await acme.conversations.summary(name)
     assert summary == Summary("+4+4", 8)
     assert [message.content for message in asked[1]] == [f"{kind} {n}" for n in (2, 3) for kind in ("question", "answer")]
+
+
+async def test_a_summary_is_asked_for_in_the_tenants_own_words_where_it_has_some(acme: TenantStore) -> None:
+    assert await instruction(acme.prompts) == (SEEDS["summary"], "summary@1")
+    await acme.prompts.add("summary", "Be brief.", "test", current=True)
+    assert await instruction(acme.prompts) == ("Be brief.", "summary@2")
 
 
 async def test_another_message_meanwhile_has_it_done_again_without_ending_what_runs(store: Store, acme: TenantStore) -> None:

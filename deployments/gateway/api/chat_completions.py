@@ -9,6 +9,7 @@ from deployments.gateway.chat import ChatRequest
 from deployments.gateway.choosing import chosen, handled
 from deployments.gateway.chunks import ChatBody, ChatStream
 from deployments.gateway.context import Asker, Deadline, Parts
+from deployments.gateway.prompting import prompted
 from deployments.gateway.replies import Stream, Whole
 from deployments.gateway.several import SeveralStreams, SeveralWhole
 from deployments.gateway.shapes import gives
@@ -23,6 +24,7 @@ async def create(body: ChatRequest, request: Request, parts: Parts, caller: Aske
     store_id = await parts.default_store(caller) if model.retrieves else None
     turns = body.turns(caller, parts.settings, parts.store.clock(), store_id, deadline_s)
     turns = await handled(parts, model, turns, request.headers, body.service_tier, body.pictured)
+    turns = await prompted(parts, turns, body.prompt, (body.model_extra or {}).get("user"))
     turns = await reusing(parts, turns, request.headers)
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)

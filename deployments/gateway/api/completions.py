@@ -9,6 +9,7 @@ from deployments.gateway.caching import reusing
 from deployments.gateway.choosing import chosen, handled
 from deployments.gateway.completions import Completion, CompletionRequest
 from deployments.gateway.context import Asker, Deadline, Parts
+from deployments.gateway.prompting import prompted
 from deployments.gateway.replies import Stream, Whole
 from deployments.gateway.several import SeveralStreams, SeveralWhole
 from deployments.gateway.shapes import gives
@@ -23,6 +24,7 @@ async def create(body: CompletionRequest, request: Request, parts: Parts, caller
     store_id = await parts.default_store(caller) if model.retrieves else None
     turns = body.turns(caller, parts.settings, parts.store.clock(), store_id, deadline_s)
     turns = await handled(parts, model, turns, request.headers, body.service_tier)
+    turns = await prompted(parts, turns, None, (body.model_extra or {}).get("user"))
     turns = await reusing(parts, turns, request.headers)
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     shape = Completion(turns, body.n or 1, include_usage, bool(body.echo))

@@ -1,0 +1,44 @@
+"""What of a turn's context goes into its prompt. Pure."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from deployments.core.estimate import estimate
+from deployments.core.types import Message, Passage
+from pipeline.abridgement import abridge
+
+
+class Dropped(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was left out for want of room, in tokens, and the passages of which nothing is left."""
+
+    summary_tokens: int = 0
+    passage_tokens: int = 0
+    passages: int = 0
+
+
+class Fitted(msgspec.Struct, frozen=True):
+    """What goes in, and what does not."""
+
+    notes: tuple[Message, ...]
+    passages: tuple[Passage, ...]
+    dropped: Dropped
+
+
+def fit(
+    question: str,
+    notes: Sequence[Message],
+    passages: Sequence[Passage],
+    context_tokens: int,
+    room_tokens: int | None = None,
+    earlier: Sequence[str] = (),
+) -> Fitted:
+    """What fits into `room_tokens` (None is no bound) beside what is said anyway: the notes on the conversation so far, which are short and
+    found nowhere else; then passages in their order, which is that of score and recency, abridged to `context_tokens` at most.
+    """
+    wanted = sum(estimate(note.content) for note in notes)
+    kept = tuple(notes) if room_tokens is None or wanted <= room_tokens else ()
+    room = context_tokens if room_tokens is None else min(context_tokens, room_tokens - (wanted if kept else 0))
+    sources = abridge(question, passages, max(room, 0), earlier)
+    cut = sum(one.chunk.tokens for one in passages) - sum(one.chunk.tokens for one in sources)
+    return Fitted(kept, sources, Dropped(0 if kept else wanted, max(cut, 0), len(passages) - len(sources)))
