@@ -39,6 +39,7 @@ from pipeline.excerpts import compress, excerpts
 from pipeline.followup import Asked, asked, stands
 from pipeline.prompts.compose import compose
 from pipeline.session import Recall, recalled, spoken
+from pipeline.tools.loop import Loop, plus
 
 _logger = logging.getLogger("headrace.flow")
 
@@ -71,6 +72,10 @@ class Flow:
     routes: Routes
     generates: Generates
     half_lives: HalfLives = field(default_factory=HalfLives)
+    loop: Loop = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loop", Loop(self.settings))
 
     async def answer(self, turn: Turn, run: Run) -> None:
         """Write the whole response of a turn to its log, however it ends; raises CancelledError, and what fenced the log off.
@@ -101,9 +106,10 @@ class Flow:
                 writer.open()
             question = await self._asked(turn, run)
             vector = await self._embed(turn, run, question)
+            strange = False
             if turn.conversation_id:
                 found, messages = await asyncio.gather(self._ground(turn, run, question, vector), self._recall(turn, run, vector))
-                turn = msgspec.structs.replace(turn, messages=messages)
+                strange, turn = messages != turn.messages, msgspec.structs.replace(turn, messages=messages)
             else:
                 found = await self._ground(turn, run, question, vector)
             if self._unanswerable(turn, *found) and _said(writer) in ("", UNANSWERED):
@@ -111,18 +117,28 @@ class Flow:
             if found[0].tier:
                 _logger.info("turn %s goes to the %s tier: %s", turn.id, found[0].tier, found[0].reason)
             generation = self._generation(turn, writer, *found)
-            run.slot.reads(generation.messages)
-            async with run.slot:
-                try:
-                    outcome = await (self._persist(generation, run) if writer.ref.shared else self.generates.generate(generation))
-                except InvalidOutput as error:
-                    run.slot.used = Usage(error.read, error.written)
-                    raise
-                run.slot.used = outcome.usage
+            if turn.toolbox.allowed or turn.approvals:
+                outcome = await self.loop.answer(turn, run, generation, lambda asked: self._speak(asked, run), strange=strange)
+            else:
+                outcome = await self._speak(generation, run)
             if run.keep is not forget:
                 await run.tape.until(outcome.next_seq, self.settings.log.stall_s)
             writer.adopt(run.tape.deltas, outcome.next_seq)
             return writer.finished(outcome)
+
+    async def _speak(self, generation: Generation, run: Run) -> Outcome:
+        """One call of the model, which goes on behind what the log holds, when its turn has come; what it used counts."""
+        writer, before = run.writer, run.slot.used or Usage()
+        generation = msgspec.structs.replace(generation, log=_log(writer))
+        run.slot.reads(generation.messages)
+        async with run.slot:
+            try:
+                outcome = await (self._persist(generation, run) if writer.ref.shared else self.generates.generate(generation))
+            except InvalidOutput as error:
+                run.slot.used = plus(before, Usage(error.read, error.written))
+                raise
+            run.slot.used = plus(before, outcome.usage)
+        return outcome
 
     async def _persist(self, generation: Generation, run: Run) -> Outcome:
         """Run a model call whose answer outlives its connection: where its generator dies, another goes on behind what is recorded."""
@@ -131,7 +147,7 @@ class Flow:
             try:
                 return await self.generates.generate(generation)
             except (Overloaded, BackendFailed, StreamInterrupted) as error:
-                if not left or error.wire_code == fenced().wire_code or not _resumable(generation, run.tape.deltas):
+                if not left or error.wire_code == fenced().wire_code or not _resumable(generation, run.tape.deltas[generation.since :]):
                     raise
                 _logger.warning("response %s is gone on with: %s", run.writer.ref.response_id, error)
             await asyncio.sleep(pause_s)
@@ -204,12 +220,12 @@ class Flow:
         """Whether the answer is that there is none; a model that may call functions or owes JSON is always asked."""
         if self.settings.generator.unanswerable == "answer" or not route.retrieve:
             return False
-        if turn.toolbox.tools or turn.sampling.owes_json:
+        if turn.toolbox.some or turn.sampling.owes_json:
             return False
         return answerable(turn.question, passages) < LEAST
 
     def _generation(self, turn: Turn, writer: Writer, route: Route, passages: tuple[Passage, ...]) -> Generation:
-        quoting = self.settings.generator.quoting and not turn.toolbox.tools and not turn.sampling.owes_json
+        quoting = self.settings.generator.quoting and not turn.toolbox.some and not turn.sampling.owes_json
         chosen = excerpts(turn.question, passages) if quoting else ()
         sources = compress(passages, chosen) if chosen else abridge(turn.question, passages, route.context_tokens, turn.earlier)
         return Generation(

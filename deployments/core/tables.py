@@ -312,3 +312,12 @@ class AttemptRow(Base):
     data_key: Mapped[bytes | None] = mapped_column(LargeBinary)
     reply: Mapped[bytes | None] = mapped_column(LargeBinary)
     __table_args__ = (Index("attempts_response", "tenant_id", "response_id"),)
+
+
+class ApprovalRow(Base):
+    """An approval of a call of a tool that has been used; `forget_at`, in Unix seconds, is long after it would have ended."""
+
+    __tablename__ = "approvals"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    forget_at: Mapped[int] = mapped_column(BigInteger, index=True)

@@ -11,6 +11,7 @@ from deployments.core.errors import InvalidRequest, NotFound
 from deployments.core.responses import Item, StoredResponse
 from deployments.core.run import Keep, forget
 from deployments.core.types import DIRECT, Delta, Finished, Message, Opened, Principal, Query, Turn, Usage
+from deployments.gateway.approved import approved
 from deployments.gateway.context import Context
 from deployments.gateway.events import ResponseEvents
 from deployments.gateway.items import messages
@@ -99,7 +100,12 @@ async def ask(
     said = window(
         (*history, *messages([item.body for item in inputs])), parts.settings.gateway.max_input_tokens, plan.snapshot["truncation"]
     )
-    turn = msgspec.structs.replace(plan.turn, messages=(*plan.turn.messages, *said), deadline_s=deadline_s or plan.turn.deadline_s)
+    turn = msgspec.structs.replace(
+        plan.turn,
+        messages=(*plan.turn.messages, *said),
+        deadline_s=deadline_s or plan.turn.deadline_s,
+        approvals=await approved(parts.store.of(caller), plan.snapshot, inputs),
+    )
     return Asked(plan, turn, inputs, bool(plan.snapshot["background"]) or goes_on)
 
 

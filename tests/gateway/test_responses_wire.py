@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from deployments.core.config import Gateway, Settings
 from deployments.core.errors import ContextTooLong, HeadraceError, InvalidRequest, Unsupported
 from deployments.core.filters import Combine, Compare
-from deployments.core.types import Message, Principal, Sampling, Search, Tool, Toolbox, ToolCall
+from deployments.core.tools import Tool, Toolbox, ToolCall
+from deployments.core.types import Message, Principal, Sampling, Search
 from deployments.gateway.envelope import invalid
 from deployments.gateway.items import messages, normalised
 from deployments.gateway.responses import INCLUDES, Plan, ResponseRequest, estimate, window

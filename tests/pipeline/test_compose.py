@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.core.types import Chunk, Message, Passage, ToolCall
+from deployments.core.tools import ToolCall
+from deployments.core.types import Chunk, Message, Passage
 from pipeline.prompts.compose import GROUNDED, NOTHING_FOUND, compose
 from tests.pipeline.test_citations import PASSAGES
 
