@@ -13,6 +13,7 @@ from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceErr
 from deployments.core.log import Writer, fenced
 from deployments.core.ports import Embeds, Generates, Retrieves, Routes
 from deployments.core.run import Run, forget
+from deployments.core.tool_settings import Tools
 from deployments.core.types import (
     Called,
     Delta,
@@ -72,10 +73,7 @@ class Flow:
     routes: Routes
     generates: Generates
     half_lives: HalfLives = field(default_factory=HalfLives)
-    loop: Loop = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "loop", Loop(self.settings))
+    loop: Loop = field(default_factory=lambda: Loop(Tools()))
 
     async def answer(self, turn: Turn, run: Run) -> None:
         """Write the whole response of a turn to its log, however it ends; raises CancelledError, and what fenced the log off.

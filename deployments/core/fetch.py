@@ -221,8 +221,10 @@ def _next(request: httpx2.Request, response: httpx2.Response) -> httpx2.Request:
 async def _body(response: httpx2.Response, max_bytes: int) -> bytes:
     if response.headers.get("content-encoding", "identity") != "identity":
         raise Unfetched("it is packed, which was not asked for")
-    content = b""
-    async for piece in response.aiter_raw():
+    content, stream = b"", response.stream
+    if not isinstance(stream, httpx2.AsyncByteStream):
+        raise Unfetched("it can not be read")
+    async for piece in stream:
         content += piece
         if len(content) > max_bytes:
             raise Unfetched(f"it is larger than {max_bytes} bytes")

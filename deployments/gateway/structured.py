@@ -66,7 +66,7 @@ def checked(schema: dict[str, Any], param: str, *, strict: bool) -> bytes:
 
 def parameters(schema: dict[str, Any] | None, param: str, strict: bool | None) -> bytes | None:
     """The schema of a function's arguments, encoded: within bounds, and one that they can be held to where they are to be."""
-    return checked(schema, param, strict=True) if strict and schema is not None else bounded(schema, param)
+    return checked(schema, param, strict=False) if strict and schema is not None else bounded(schema, param)
 
 
 def _bound(schema: dict[str, Any], param: str, *, strict: bool) -> None:

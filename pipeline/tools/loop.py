@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import msgspec
 
 from deployments.core.approvals import genuine, request_id
-from deployments.core.config import Settings
 from deployments.core.errors import InvalidOutput, InvalidRequest, StreamInterrupted
 from deployments.core.fetch import Fetcher
 from deployments.core.ids import new_id
 from deployments.core.run import Run as Running
+from deployments.core.tool_settings import Tools
 from deployments.core.tools import MAX_NAME_CHARS, OWN, Approval, Awaits, Ran, ToolCall, offered
 from deployments.core.types import Called, Delta, Generation, Message, Outcome, Text, Turn, Usage
 from pipeline.prompts.compose import inert
@@ -49,13 +49,13 @@ class Made:
 
 
 class Loop:
-    """Runs the rounds of answers."""
+    """Runs the rounds of answers; a log may take `stall_s` to come back."""
 
-    def __init__(self, settings: Settings):
-        self._settings, self._stall_s = settings.tools, settings.log.stall_s
-        self._own = registered(settings.tools)
-        self._servers = Servers(settings.tools)
-        self._runner = Runner(settings.tools, self._servers, Fetcher(settings.tools.hosts))
+    def __init__(self, settings: Tools, fetcher: Fetcher | None = None, stall_s: float = 10):
+        self._settings, self._stall_s = settings, stall_s
+        self._own = registered(settings)
+        self._servers = Servers(settings)
+        self._runner = Runner(settings, self._servers, fetcher or Fetcher(settings.hosts))
 
     async def answer(self, turn: Turn, run: Running, generation: Generation, speaks: Speaks, *, strange: bool) -> Outcome:
         """Answer a turn; `strange` says that its context holds more than caller and operator said. The log may have been begun before.

@@ -117,7 +117,7 @@ def clip(text: str, most_bytes: int) -> str:
     whole = text.encode(errors="replace")
     if len(whole) <= most_bytes:
         return whole.decode()
-    return whole[: max(0, most_bytes - len(CUT))].decode(errors="ignore") + CUT
+    return whole[: most_bytes - len(CUT)].decode(errors="ignore") + CUT if most_bytes >= len(CUT) else ""
 
 
 def _text(value: object) -> str:

@@ -186,7 +186,7 @@ HOSTED = [
     "custom",
 ]
 PARTS = ["input_image", "input_audio", "input_file", "computer_screenshot", "summary_text"]
-ITEMS = ["computer_call", "web_search_call", "image_generation_call", "mcp_call", "custom_tool_call", "compaction", HALF]
+ITEMS = ["computer_call", "web_search_call", "image_generation_call", "custom_tool_call", "compaction", HALF]
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     *(({"tools": [FUNCTION, {"type": kind}]}, "tools[1].type", "unsupported_value") for kind in HOSTED),
     *(({"input": [{"role": "user", "content": [{"type": kind}]}]}, "input[0].content[0].type", "unsupported_value") for kind in PARTS),
