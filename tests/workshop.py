@@ -125,12 +125,14 @@ async def workshop(valkey: Redis, folder: Path, tools: Tools = TOOLS, model: Obe
     generates = Relays(cast(Chain, model), Outbox(valkey, settings.log), lambda _: Verbatim())
     loop = Loop(tools, Fetcher(transport=recorder), settings.log.stall_s)
     flow = Flow(settings, FakeEmbeds(), shelf, FakeRoutes(), generates, loop=loop)
-    async with database(folder, clock) as store:
-        keys = Keys(store, b"pepper")
-        await keys.add_tenant("ours", "ours")
-        caller = await keys.verify((await keys.mint("ours", [*SCOPES, "tools:use"])).secret)
-        yield Workshop(flow, model, recorder, shelf, store, clock, caller, hub, Outbox(valkey, settings.log, local=hub))
-    await hub.close()
+    try:
+        async with database(folder, clock) as store:
+            keys = Keys(store, b"pepper")
+            await keys.add_tenant("ours", "ours")
+            caller = await keys.verify((await keys.mint("ours", [*SCOPES, "tools:use"])).secret)
+            yield Workshop(flow, model, recorder, shelf, store, clock, caller, hub, Outbox(valkey, settings.log, local=hub))
+    finally:
+        await hub.close()
 
 
 def ran(deltas: Sequence[Delta]) -> list[Ran]:

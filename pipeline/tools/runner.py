@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
@@ -14,6 +16,7 @@ import msgspec
 from deployments.core.errors import HeadraceError
 from deployments.core.fetch import Bounds, Fetcher
 from deployments.core.tool_settings import HttpTool, PythonTool, Tools
+from pipeline.child import die_with_parent
 from pipeline.tools.mcp import Servers
 from pipeline.tools.registry import Registered
 
@@ -90,12 +93,14 @@ async def _process(tool: PythonTool) -> AsyncIterator[Process]:
     bounds = (str(tool.timeout_s), str(tool.memory_bytes), "network" if tool.network else "none")
     words = (sys.executable, "-m", "pipeline.tools.process", tool.function, *bounds)
     environment = {"PYTHONPATH": pathsep.join(sys.path), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    process = await asyncio.create_subprocess_exec(*words, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment)
+    process = await asyncio.create_subprocess_exec(
+        *words, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment, start_new_session=True, preexec_fn=die_with_parent
+    )
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
+        with contextlib.suppress(ProcessLookupError):  # with all that it has started: root may start processes whatever the bounds say
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
 
 
