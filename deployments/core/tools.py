@@ -55,7 +55,8 @@ class Selection(msgspec.Struct, frozen=True):
 class Toolbox(msgspec.Struct, frozen=True):
     """The functions a turn may ask for. `choice` is `auto`, `none`, `required`, or `=name` for one function.
 
-    `allowed` are the tools of headrace's beside them, of which `most_calls` may be made.
+    `allowed` are the tools of headrace's beside them, of which `most_calls` may be made; `asks` says whether the caller can be asked
+    to approve of calls.
     """
 
     tools: tuple[Tool, ...] = ()
@@ -63,6 +64,7 @@ class Toolbox(msgspec.Struct, frozen=True):
     parallel: bool | None = None
     allowed: tuple[Selection, ...] = ()
     most_calls: int | None = None
+    asks: bool = True
 
     @property
     def some(self) -> bool:

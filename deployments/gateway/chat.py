@@ -223,7 +223,7 @@ class ChatRequest(Sampled):
         served = () if choice == "none" else served
         if choice == "required" and not tools and not served:
             raise InvalidRequest("tool_choice 'required' needs tools", param="tool_choice", code="invalid_value")
-        return Toolbox(tools, choice, self.parallel_tool_calls, served) if tools or served else Toolbox()
+        return Toolbox(tools, choice, self.parallel_tool_calls, served, asks=False) if tools or served else Toolbox()
 
 
 def _again(first: Turn, number: int) -> Turn:

@@ -111,7 +111,9 @@ class Loop:
             elif bytes_left < 0:
                 verdicts.append(Deny("too_long", "no more arguments or results fit into this answer"))
             else:
-                verdicts.append(decide(call.name, call.arguments, standing))
+                verdict = decide(call.name, call.arguments, standing)
+                mute = isinstance(verdict, Ask) and not rounds.turn.toolbox.asks
+                verdicts.append(Deny("not_approved", "this call needs an approval, which can not be asked for here") if mute else verdict)
         record = Record(rounds.run.store, rounds.turn)
         await record.decided([(call.name, verdict) for call, verdict in zip(calls, verdicts, strict=True)])
         side_by_side = asyncio.Semaphore(self._settings.at_once)
