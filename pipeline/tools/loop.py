@@ -239,8 +239,10 @@ class _Rounds:
     def generation(self, *, last: bool) -> Generation:
         """What the model is asked next; in the last round it is not told of our tools."""
         box, offers = self.turn.toolbox, () if last else self.standing.offers()
-        choice = box.choice if not self.ran and (offers or box.tools) else "auto"
-        toolbox = msgspec.structs.replace(box, tools=(*box.tools, *offers), choice=choice)
+        tools = (*box.tools, *offers)
+        named = box.choice or "auto"
+        kept = not self.ran and tools and (not named.startswith("=") or named[1:] in {tool.name for tool in tools})
+        toolbox = msgspec.structs.replace(box, tools=tools, choice=named if kept else "auto")
         left_s = max(0.0, self._until - asyncio.get_running_loop().time())
         return msgspec.structs.replace(self._first, messages=self.messages, toolbox=toolbox, deadline_s=left_s, since=self._since)
 
