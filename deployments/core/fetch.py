@@ -181,13 +181,14 @@ class Fetcher:
         params: Mapping[str, str] | None = None,
         body: bytes | None = None,
     ) -> Fetched:
-        """One request, led on as often as the bounds say; raises Forbade or Unfetched.
+        """One request, led on as often as the bounds say; `params` go behind the query that the URL has. Raises Forbade or Unfetched.
 
         Nothing is led on but a GET without a body, and headers go to the origin they are for, and nowhere else.
         """
         try:
             async with asyncio.timeout(bounds.timeout_s):
-                request = httpx2.Request(method, url, headers={**_PLAIN, **(headers or {})}, params=params or None, content=body)
+                target = httpx2.URL(url).copy_merge_params(dict(params or {}))
+                request = httpx2.Request(method, target, headers={**_PLAIN, **(headers or {})}, content=body)
                 for _ in range(min(bounds.redirects, _MAX_REDIRECTS) + 1):
                     response = await self._through().handle_async_request(request)
                     try:

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from os import pathsep
 
 import msgspec
@@ -20,13 +20,14 @@ from pipeline.child import die_with_parent
 from pipeline.tools.mcp import Servers
 from pipeline.tools.registry import Registered
 
+_logger = logging.getLogger("headrace.tools")
+
 CUT = " [cut]"
 _JSON_FACTOR = 6
 """A character may take six bytes of JSON."""
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """What a call came to: one of the two is not None."""
 
     output: str | None = None
@@ -48,6 +49,9 @@ class Runner:
             return Result(error=f"it took longer than {tool.timeout_s:g} s")
         except HeadraceError as error:
             return Result(error=error.message)
+        except OSError as error:
+            _logger.warning("the tool %s could not be run: %s", tool.name, error)
+            return Result(error="it could not be run")
         if result.error is not None:
             return Result(error=clip(result.error, tool.output_bytes))
         return Result(output=clip(result.output or "", tool.output_bytes))
@@ -81,10 +85,10 @@ async def _python(tool: PythonTool, arguments: bytes) -> Result:
     async with _process(tool) as process:
         said = await _exchange(process, arguments, most)
     try:
-        answer = json.loads(said)
-    except ValueError:
-        return Result(error="it broke off, or said or needed more than it may")
-    return Result(answer.get("output"), answer.get("error"))
+        result = msgspec.json.decode(said, type=Result)
+    except (ValueError, RecursionError):
+        result = Result()
+    return result if result != Result() else Result(error="it broke off, or said or needed more than it may")
 
 
 @contextlib.asynccontextmanager
