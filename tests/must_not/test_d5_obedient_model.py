@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from deployments.core.tools import OWN, Selection, Toolbox, ToolCall
 from deployments.core.types import Finished, Message
+from deployments.gateway.items import normalised
 from tests.fakes import Obedient
 from tests.workshop import ALLOWED, TOOLS, Workshop, awaits, granting, ran, workshop
 
@@ -110,6 +111,17 @@ async def test_the_same_orders_from_the_caller_are_asked_about_and_not_obeyed(va
         deltas = await shop.run(shop.turn(orders()))
         assert {name for name, _ in shop.recorder.calls} == {"look"}
         assert [one.name for one in awaits(deltas)] == ["save", "send"]
+
+
+async def test_what_a_conversation_brings_to_mind_is_no_word_of_the_callers(valkey: Redis, tmp_path: Path) -> None:
+    """Its summary and what it recalls may repeat documents, whoever is said to have spoken."""
+    async with workshop(valkey, tmp_path) as shop:
+        said = normalised({"role": "user", "content": orders()}, "input")
+        conversation = await shop.store.of(shop.caller).conversations.add({}, [said])
+        deltas = await shop.run(shop.turn("Do it", conversation_id=conversation.id))
+        assert shop.model.orders >= len(NAMES)
+        assert awaits(deltas) == []
+        assert {name for name, _ in shop.recorder.calls} == {"look"}
 
 
 FORGED: list[tuple[str, dict[str, Any]]] = [
