@@ -28,6 +28,7 @@ from pipeline.remember import Remember
 from pipeline.respond import Respond
 from pipeline.scaling import handle, ingress, stage
 from pipeline.standalone import stand
+from pipeline.tools.loop import Loop
 
 
 def build(settings: Settings) -> Application:
@@ -37,7 +38,8 @@ def build(settings: Settings) -> Application:
     retrieves = RetrieverClient(handle(Retriever, "retriever", settings.retriever.scaling, settings))
     routes = RouterClient(handle(Router, "router", settings.router.scaling, settings))
     generates = GeneratorClient(handle(Generator, "generator", settings.generator.stage, settings, cite))
-    flow = Cached(settings, Compared(settings, Flow(settings, embeds, retrieves, routes, generates)), embeds)
+    loop = Loop(settings.tools, stall_s=settings.log.stall_s)
+    flow = Cached(settings, Compared(settings, Flow(settings, embeds, retrieves, routes, generates, loop=loop)), embeds)
     jobs = {
         INGEST: Ingest(settings, embeds, retrieves),
         EXPIRE: Expire(settings, retrieves),

@@ -4,7 +4,7 @@ Everything an answer depends on is part of the name it is kept under: the tenant
 is sampled, prompts and settings; every message and tool; the vector store and the version of its content. What changes gets another
 name, so nothing has to be found and deleted. A question that only means the same finds an answer of its own partition: all of that is
 equal, and so are the numbers in both questions. Only answers that are complete and call no function are kept; those within a
-conversation never, as it moves on with every turn.
+conversation, and those with tools of headrace's, never: the one moves on with every turn, and the others do something.
 """
 
 import hashlib
@@ -70,6 +70,8 @@ class Cached:
         """
         if turn.reuse is None or turn.conversation_id or not turn.question.strip():
             return None
+        if turn.toolbox.allowed or turn.approvals:
+            return None  # what tools do is done each time
         if any(not isinstance(delta, Opened) for delta in run.writer.written):
             return None  # it was begun before, by a worker that died
         mine = run.store.of(turn.principal)

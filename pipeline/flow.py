@@ -20,6 +20,7 @@ from deployments.core.models import BUILT_IN, Model
 from deployments.core.ports import Embeds, Generates, Retrieves, Routes
 from deployments.core.prompts import SEED, named
 from deployments.core.run import Run, forget
+from deployments.core.tool_settings import Tools
 from deployments.core.types import (
     Called,
     Delta,
@@ -47,6 +48,7 @@ from pipeline.prompts.compose import compose
 from pipeline.prompts.fit import Dropped, fit
 from pipeline.prompts.seeds import SEEDS
 from pipeline.session import Recall, recalled, spoken
+from pipeline.tools.loop import Loop, plus
 
 _logger = logging.getLogger("headrace.flow")
 
@@ -79,6 +81,7 @@ class Flow:
     routes: Routes
     generates: Generates
     half_lives: HalfLives = field(default_factory=HalfLives)
+    loop: Loop = field(default_factory=lambda: Loop(Tools()))
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -114,8 +117,10 @@ class Flow:
                 writer.open()
             question = await self._asked(turn, run)
             vector = await self._embed(turn, run, question)
+            strange = False
             if turn.conversation_id:
                 found, (messages, notes) = await asyncio.gather(self._ground(turn, run, question, vector), self._recall(turn, run, vector))
+                strange = bool(notes) or messages != turn.messages
                 turn = msgspec.structs.replace(turn, messages=messages)
             else:
                 notes = ()
@@ -128,18 +133,28 @@ class Flow:
                 run.slot.routed(found[0])
             model = None if turn.model in BUILT_IN else await self.catalogue.get(run.store, turn.model)
             generation = await self._generation(turn, run, notes, *found, model)
-            run.slot.reads(generation.messages)
-            async with run.slot:
-                try:
-                    outcome = await (self._persist(generation, run) if writer.ref.shared else self.generates.generate(generation))
-                except InvalidOutput as error:
-                    run.slot.used = Usage(error.read, error.written)
-                    raise
-                run.slot.used = outcome.usage
+            if turn.toolbox.allowed or turn.approvals:
+                outcome = await self.loop.answer(turn, run, generation, lambda asked: self._speak(asked, run), strange=strange)
+            else:
+                outcome = await self._speak(generation, run)
             if run.keep is not forget:
                 await run.tape.until(outcome.next_seq, self.settings.log.stall_s)
             writer.adopt(run.tape.deltas, outcome.next_seq)
             return writer.finished(outcome)
+
+    async def _speak(self, generation: Generation, run: Run) -> Outcome:
+        """One call of the model, which goes on behind what the log holds, when its turn has come; what it used counts."""
+        writer, before = run.writer, run.slot.used or Usage()
+        generation = msgspec.structs.replace(generation, log=_log(writer))
+        run.slot.reads(generation.messages)
+        async with run.slot:
+            try:
+                outcome = await (self._persist(generation, run) if writer.ref.shared else self.generates.generate(generation))
+            except InvalidOutput as error:
+                run.slot.used = plus(before, Usage(error.read, error.written))
+                raise
+            run.slot.used = plus(before, outcome.usage)
+        return outcome
 
     async def _persist(self, generation: Generation, run: Run) -> Outcome:
         """Run a model call whose answer outlives its connection: where its generator dies, another goes on behind what is recorded."""
@@ -148,7 +163,7 @@ class Flow:
             try:
                 return await self.generates.generate(generation)
             except (Overloaded, BackendFailed, StreamInterrupted) as error:
-                if not left or error.wire_code == fenced().wire_code or not _resumable(generation, run.tape.deltas):
+                if not left or error.wire_code == fenced().wire_code or not _resumable(generation, run.tape.deltas[generation.since :]):
                     raise
                 _logger.warning("response %s is gone on with: %s", run.writer.ref.response_id, error)
             await asyncio.sleep(pause_s)
@@ -241,7 +256,7 @@ class Flow:
         """Whether the answer is that there is none; a model that may call functions or owes JSON is always asked."""
         if self.settings.generator.unanswerable == "answer" or not route.retrieve:
             return False
-        if turn.toolbox.tools or turn.sampling.owes_json:
+        if turn.toolbox.some or turn.sampling.owes_json:
             return False
         return answerable(turn.question, passages) < LEAST
 
@@ -249,7 +264,7 @@ class Flow:
         self, turn: Turn, run: Run, notes: tuple[Message, ...], route: Route, passages: tuple[Passage, ...], model: Model | None
     ) -> Generation:
         held = self.settings.generator.quoting and not (model and model.own)
-        quoting = held and not turn.toolbox.tools and not turn.sampling.owes_json
+        quoting = held and not turn.toolbox.some and not turn.sampling.owes_json
         quotes = excerpts(turn.question, passages) if quoting else ()
         instruction, prompts = await self._instruction(turn, run, route, bool(passages))
         room = self.settings.generator.room(sum(map(estimate, (instruction, *(message.content for message in turn.messages)))))

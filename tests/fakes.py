@@ -6,7 +6,7 @@ import inspect
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from pathlib import Path
@@ -31,12 +31,13 @@ from deployments.core.run import Run
 from deployments.core.schema import migrate
 from deployments.core.store import Store
 from deployments.core.tokens import Tokens
-from deployments.core.types import Chunk, Passage, Principal, Query, Route, Source, Turn, Vector, Vectors
+from deployments.core.types import Chunk, Generation, Passage, Principal, Query, Route, Source, Turn, Usage, Vector, Vectors
 from deployments.core.usage import Books
 from deployments.core.valkey import connect
 from deployments.core.vault import Vault
 from deployments.gateway.app import build_app
 from deployments.gateway.context import Context, Stages
+from deployments.generator.sse import CallPiece, Piece
 from deployments.worker.work import Means, Runner
 from pipeline.jobs import Ingest
 
@@ -143,6 +144,30 @@ class FakeRoutes:
 
     async def route(self, turn: Turn, vector: Vector) -> Route:
         return Route(True, 900, "a test")
+
+
+ORDER = re.compile(r"CALL (\S+) (\{[^{}]*\})")
+"""How anybody tells the obedient model to call a tool."""
+
+
+class Obedient:
+    """A model backend that makes every call it is told to make, whoever says so: each once, or again and again where it is `tireless`."""
+
+    def __init__(self, tireless: bool = False):
+        self.tireless = tireless
+        self.asked: list[Generation] = []
+        self.orders = 0
+
+    async def stream(self, generation: Generation) -> AsyncGenerator[Piece]:
+        self.asked.append(generation)
+        told = dict.fromkeys(order for message in generation.messages for order in ORDER.findall(message.content))
+        made = {(call.name, call.arguments) for message in generation.messages for call in message.calls}
+        orders = [order for order in told if self.tireless or order not in made]
+        self.orders += len(orders)
+        yield Piece(text="I obey." if orders else "Done.", chunks=1)
+        names = [f"call_{len(self.asked)}_{place}" for place in range(len(orders))]
+        yield Piece(calls=tuple(CallPiece(place, names[place], *order) for place, order in enumerate(orders)))
+        yield Piece(reason="tool_calls" if orders else "stop", usage=Usage(7, 3), done=True)
 
 
 class Silence:

@@ -29,6 +29,7 @@ from deployments.core.sections import (
     Session,
     Worker,
 )
+from deployments.core.tool_settings import Tools
 
 _LEAST_RUNNING = 4
 """A backend is always given so many answers to write, however slow it is."""
@@ -63,6 +64,7 @@ class Settings(BaseSettings):
     )
     admission: Admission = Admission()
     session: Session = Session()
+    tools: Tools = Tools()
     worker: Worker = Worker()
     log: Log = Log()
     idempotency: Idempotency = Idempotency()

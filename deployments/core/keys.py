@@ -1,11 +1,13 @@
 """API keys and browser sessions: made once, shown once, kept as digests."""
 
 import hmac
+import re
 import secrets
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
+from pydantic import StringConstraints
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -17,6 +19,7 @@ from deployments.core.limits import Limits, Policy
 from deployments.core.store import Store
 from deployments.core.tables import KeyRow, SessionRow, TenantRow
 from deployments.core.tenants import Tenant, Tenants, Terms
+from deployments.core.tools import TOOL_SCOPE
 from deployments.core.types import Principal
 
 _MAX_CHARS = 256
@@ -25,9 +28,17 @@ _MAX_CHARS = 256
 _SYSTEM = "system"
 """Who acts where nobody is named: the installation itself."""
 
-ScopeName = Literal["chat", "files:read", "files:write", "tokens:mint", "admin"]
-SCOPES: tuple[str, ...] = get_args(ScopeName)
-"""What a key may be for."""
+_Fixed = Literal["chat", "files:read", "files:write", "tokens:mint", "admin"]
+SCOPES: tuple[str, ...] = get_args(_Fixed)
+"""What a key may be for, beside the tools that it may use."""
+
+ScopeName = _Fixed | Annotated[str, StringConstraints(pattern=TOOL_SCOPE)]
+"""A scope; those of tools are named in the settings, each `tools:` and a word."""
+
+
+def is_scope(name: str) -> bool:
+    """Whether a key may have a scope of that name."""
+    return name in SCOPES or re.fullmatch(TOOL_SCOPE, name) is not None
 
 
 class NewKey(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from deployments.core.errors import HeadraceError, StreamInterrupted
+from deployments.core.tools import Awaits, Ran
 from deployments.core.types import (
     Called,
     Cancelled,
@@ -169,6 +170,16 @@ class Writer:
         self._ready.append(Called(self._number(), index, call_id, name, arguments))
         self._outbox.changed(self, urgent=not self._spoken)
         self._spoken = True
+
+    def ran(self, call: Ran) -> None:
+        """Append what a call of a tool of headrace's came to, whatever number it has."""
+        self._settle()
+        self._append(msgspec.structs.replace(call, seq=self._number()))
+
+    def awaits(self, name: str, label: str, tool: str, arguments: str) -> None:
+        """Append that a call waits for the caller's approval; `name` is the id of the request for it."""
+        self._settle()
+        self._append(Awaits(self._number(), name, label, tool, arguments))
 
     def finished(self, outcome: Outcome) -> Finished:
         """The last delta of an answer that is complete."""

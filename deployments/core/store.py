@@ -12,6 +12,7 @@ from sqlalchemy import Select, delete, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import undefer
 
+from deployments.core.approvals import Approvals
 from deployments.core.audit import Audit
 from deployments.core.batches import Batches
 from deployments.core.config import Settings
@@ -109,6 +110,7 @@ class TenantStore(Files):
         super().__init__(store, tenant)
         self.responses = Responses(store, tenant)
         self.conversations = Conversations(store, tenant)
+        self.approvals = Approvals(store, tenant)
         self.attempts = Attempts(store, tenant)
         self.uploads = Uploads(self, store, tenant)
         self.batches = Batches(store, tenant)

@@ -379,3 +379,12 @@ class CanaryRow(Base):
     created_at: Mapped[int] = mapped_column(BigInteger)
     changed_at: Mapped[int] = mapped_column(BigInteger)
     place: Mapped[str | None] = mapped_column(String(160), unique=True)
+
+
+class ApprovalRow(Base):
+    """An approval of a call of a tool that has been used; `forget_at`, in Unix seconds, is long after it would have ended."""
+
+    __tablename__ = "approvals"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    forget_at: Mapped[int] = mapped_column(BigInteger, index=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 from tokenizers import Tokenizer
 
-from deployments.core.types import Message, Toolbox
+from deployments.core.tools import Toolbox
+from deployments.core.types import Message
 
 _LONG_CHARS = 20_000
 """Longer texts are counted in a thread; this many take about 10 ms."""

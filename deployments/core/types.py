@@ -13,6 +13,7 @@ from deployments.core.handling import Handling
 from deployments.core.images import Image
 from deployments.core.models import Model, Tier
 from deployments.core.shape import Schema
+from deployments.core.tools import Approval, Awaits, Ran, Toolbox, ToolCall
 
 Vectors = NDArray[np.float32]
 """Unit-length embeddings, shape (n, dimensions)."""
@@ -34,14 +35,6 @@ class Principal(msgspec.Struct, frozen=True):
     models: frozenset[str] | None = None
 
 
-class ToolCall(msgspec.Struct, frozen=True):
-    """A call of one of the caller's functions, as the model asked for it; `arguments` is its JSON, unchecked."""
-
-    id: str
-    name: str
-    arguments: str
-
-
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """One message of a conversation: text, the calls an assistant made, or (`call_id`) the result of one of them; images go with a text."""
 
@@ -50,23 +43,6 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     calls: tuple[ToolCall, ...] = ()
     call_id: str | None = None
     images: tuple[Image, ...] = ()
-
-
-class Tool(msgspec.Struct, frozen=True):
-    """A function of the caller's that the model may ask for; `parameters` is its JSON schema, encoded."""
-
-    name: str
-    description: str | None = None
-    parameters: bytes | None = None
-    strict: bool | None = None
-
-
-class Toolbox(msgspec.Struct, frozen=True):
-    """The functions a turn may ask for. `choice` is `auto`, `none`, `required`, or `=name` for one function."""
-
-    tools: tuple[Tool, ...] = ()
-    choice: str | None = None
-    parallel: bool | None = None
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -129,6 +105,7 @@ class Turn(msgspec.Struct, frozen=True):
     handling: Handling = Handling()
     prompt: str = ""
     choices: tuple[Choice, ...] = ()
+    approvals: tuple[Approval, ...] = ()
 
     @property
     def question(self) -> str:
@@ -343,7 +320,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="x"):
     at: int = 0
 
 
-Delta = Opened | Text | Cited | Searching | Searched | Called | Switched | Finished | Failed | Cancelled
+Delta = Opened | Text | Cited | Searching | Searched | Called | Ran | Awaits | Switched | Finished | Failed | Cancelled
 Last = Finished | Failed | Cancelled
 
 
@@ -375,6 +352,7 @@ class Generation(msgspec.Struct, frozen=True):
     `deadline_s` is what is left of the turn's time, in seconds. Where there are `quotes`, best first, the answer consists of them.
     Backends of another `tier` are asked where those of this one take no calls; the one that it `prefers` goes before all others. A `model`
     of the catalogue says which backends may be asked; None is all that are configured. One that is `hedged` may be asked of two at once.
+    `since` is the number of this call's first delta: what the log holds before it, earlier calls of the model have said.
     """
 
     log: LogRef
@@ -390,11 +368,13 @@ class Generation(msgspec.Struct, frozen=True):
     account: Account = Account()
     hedged: bool = False
     prefers: str = ""
+    since: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a model call ended; `next_seq` hands the log back to the flow."""
+    """How a model call ended; `next_seq` hands the log back to the flow. `calls` are those of tools that headrace runs."""
 
     next_seq: int
     reason: Reason
     usage: Usage
+    calls: tuple[ToolCall, ...] = ()

@@ -215,7 +215,41 @@ class ReasoningItem(Shape):
     summary: list[dict[str, Any]]
 
 
-class Item(RootModel[MessageItem | CallItem | OutputItem | SearchItem | ReasoningItem]):
+class ServedItem(Shape):
+    """A call of a tool that headrace runs, and what it came to."""
+
+    id: str
+    type: Literal["mcp_call"]
+    status: Literal["in_progress", "completed", "failed"]
+    server_label: str
+    name: str
+    arguments: str
+    output: str | None
+    error: dict[str, Any] | None
+    approval_request_id: str | None
+
+
+class ApprovalItem(Shape):
+    """A call that waits for the caller's approval."""
+
+    id: str
+    type: Literal["mcp_approval_request"]
+    server_label: str
+    name: str
+    arguments: str
+
+
+class ApprovedItem(Shape):
+    """What the caller said to that."""
+
+    id: str
+    type: Literal["mcp_approval_response"]
+    approval_request_id: str
+    approve: bool
+    reason: str | None
+
+
+class Item(RootModel[MessageItem | CallItem | OutputItem | SearchItem | ReasoningItem | ServedItem | ApprovalItem | ApprovedItem]):
     """Anything of a conversation."""
 
 

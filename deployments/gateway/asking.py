@@ -14,6 +14,7 @@ from deployments.core.models import Model
 from deployments.core.responses import Item, StoredResponse
 from deployments.core.run import Keep, forget
 from deployments.core.types import Delta, Finished, Message, Opened, Principal, Query, Turn, Usage
+from deployments.gateway.approved import approved
 from deployments.gateway.choosing import chosen, handled
 from deployments.gateway.context import Context
 from deployments.gateway.events import ResponseEvents
@@ -107,7 +108,12 @@ async def ask(
     said = window(
         (*history, *messages([item.body for item in inputs])), parts.settings.gateway.max_input_tokens, plan.snapshot["truncation"]
     )
-    turn = msgspec.structs.replace(plan.turn, messages=(*plan.turn.messages, *said), deadline_s=deadline_s or plan.turn.deadline_s)
+    turn = msgspec.structs.replace(
+        plan.turn,
+        messages=(*plan.turn.messages, *said),
+        deadline_s=deadline_s or plan.turn.deadline_s,
+        approvals=await approved(parts.store.of(caller), plan.snapshot, inputs),
+    )
     (turn,) = await handled(parts, model, [turn], headers, body.service_tier, body.pictured)
     (turn,) = await prompted(parts, [turn], body.prompt, body.safety_identifier or body.user)
     plan = msgspec.structs.replace(plan, snapshot=plan.snapshot | echoed(body.prompt, turn))

@@ -11,12 +11,14 @@ from deployments.core.config import Settings
 from deployments.core.errors import ContextTooLong, InvalidRequest, Unsupported
 from deployments.core.ids import new_id
 from deployments.core.shape import Schema
-from deployments.core.types import Message, Principal, Role, Sampling, Tool, Toolbox, ToolCall, Turn
+from deployments.core.tools import Tool, Toolbox, ToolCall
+from deployments.core.types import Message, Principal, Role, Sampling, Turn
 from deployments.gateway.pictures import picture
 from deployments.gateway.prompting import PromptSpec
 from deployments.gateway.responses import estimate
-from deployments.gateway.schemas import MAX_TOOLS, schema
-from deployments.gateway.structured import JsonSchema, Kind, asked, known_kind
+from deployments.gateway.schemas import MAX_TOOLS
+from deployments.gateway.served import Served, selection
+from deployments.gateway.structured import JsonSchema, Kind, asked, known_kind, parameters
 from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, MAX_PARTS, Part, Sampled, Text, Words, either, refuse
 
 _UNBUILT = ("functions", "function_call", "audio", "web_search_options", "logit_bias", "moderation", "store")
@@ -132,10 +134,10 @@ class Function(Part):
     strict: bool | None = None
 
 
-class ToolSpec(Part):
-    """A tool; only functions are understood."""
+class ToolSpec(Served):
+    """A tool: a function of the caller's, or `mcp`, tools that headrace runs."""
 
-    type: Annotated[Text, Field(json_schema_extra={"enum": ["function"]})]
+    type: Annotated[Text, Field(json_schema_extra={"enum": ["function", "mcp"]})]
     function: Function | None = None
 
 
@@ -193,7 +195,7 @@ class ChatRequest(Sampled):
         """
         messages = tuple(one.message(f"messages[{place}]", settings.gateway) for place, one in enumerate(self.messages))
         self._check(messages, settings)
-        name, sampling, toolbox = new_id("chatcmpl-"), self._sampling(), self._toolbox()
+        name, sampling, toolbox = new_id("chatcmpl-"), self._sampling(), self._toolbox(settings)
         first = Turn(name, caller, self.model, messages, sampling, int(now), deadline_s, store_id, toolbox)
         return [first, *(_again(first, number) for number in range(1, self.n or 1))]
 
@@ -246,12 +248,15 @@ class ChatRequest(Sampled):
             raise InvalidRequest("a stop text would cut the JSON in pieces", param="stop", code="invalid_value")
         return asked(self.response_format.json_schema, "response_format.json_schema.schema", held=not self.stream)
 
-    def _toolbox(self) -> Toolbox:
-        tools = tuple(_tool(tool, place) for place, tool in enumerate(self.tools or ()))
+    def _toolbox(self, settings: Settings) -> Toolbox:
+        named = list(enumerate(self.tools or ()))
+        served = tuple(selection(tool, f"tools[{place}]", settings.tools) for place, tool in named if tool.type == "mcp")
+        tools = tuple(_tool(tool, place) for place, tool in named if tool.type != "mcp")
         tools, choice = _chosen(self.tool_choice, tools) if self.tool_choice else (tools, "auto")
-        if choice == "required" and not tools:
+        served = () if choice == "none" else served
+        if choice == "required" and not tools and not served:
             raise InvalidRequest("tool_choice 'required' needs tools", param="tool_choice", code="invalid_value")
-        return Toolbox(tools, choice, self.parallel_tool_calls) if tools else Toolbox()
+        return Toolbox(tools, choice, self.parallel_tool_calls, served, asks=False) if tools or served else Toolbox()
 
 
 def _again(first: Turn, number: int) -> Turn:
@@ -265,7 +270,7 @@ def _tool(tool: ToolSpec, place: int) -> Tool:
     if tool.type != "function" or tool.function is None:
         raise Unsupported("only tools of type 'function' are supported", param=f"tools[{place}].type", code="unsupported_value")
     function, param = tool.function, f"tools[{place}].function.parameters"
-    return Tool(function.name, function.description, schema(function.parameters, param), function.strict)
+    return Tool(function.name, function.description, parameters(function.parameters, param, function.strict), function.strict)
 
 
 def _chosen(choice: ToolChoice, tools: tuple[Tool, ...]) -> tuple[tuple[Tool, ...], str]:

@@ -13,6 +13,7 @@ import msgspec
 
 from deployments.core.errors import HeadraceError
 from deployments.core.responses import Item, StoredResponse
+from deployments.core.tools import Awaits, Ran
 from deployments.core.types import (
     Called,
     Cancelled,
@@ -33,6 +34,7 @@ from deployments.core.types import (
     Usage,
 )
 from deployments.gateway import envelope
+from deployments.gateway.tool_events import broken, call_events, call_item, request_item
 from deployments.gateway.wire import MAX_EVENT_CHARS
 
 MAX_EVENT_LOGPROBS = 16
@@ -110,6 +112,8 @@ class ResponseEvents:
         self._message: _Message | None = None
         self._calls: dict[int, dict[str, Any]] = {}
         self._hits: dict[str, str] = {}
+        self._said_chars = 0
+        self._asks = False
 
     @property
     def status(self) -> str:
@@ -162,6 +166,10 @@ class ResponseEvents:
                 self._found(hits)
             case Called():
                 self._call(delta)
+            case Ran():
+                self._ran(delta)
+            case Awaits():
+                self._awaits(delta)
             case Switched(code=code):
                 if self._seams:
                     self._event("headrace:failover", {"code": code})
@@ -187,12 +195,12 @@ class ResponseEvents:
             self._number += 1
 
     def _cite(self, at: Citation) -> None:
-        cited = {"type": "url_citation", "start_index": at.start, "end_index": at.end, "url": at.url, "title": at.title}
-        self._annotate(cited)
+        start, end = at.start - self._said_chars, at.end - self._said_chars
+        self._annotate({"type": "url_citation", "start_index": start, "end_index": end, "url": at.url, "title": at.title})
         if self._searched:
             file_id = urlsplit(at.url).path.rsplit("/", 1)[-1]
             name = self._hits.get(file_id, at.title)
-            self._annotate({"type": "file_citation", "file_id": file_id, "filename": name, "index": at.end})
+            self._annotate({"type": "file_citation", "file_id": file_id, "filename": name, "index": end})
 
     def _annotate(self, annotation: dict[str, Any]) -> None:
         message = self._opened()
@@ -230,11 +238,32 @@ class ResponseEvents:
         for piece in _pieces(delta.arguments, MAX_EVENT_CHARS):
             self._event("response.function_call_arguments.delta", place | {"delta": piece})
 
+    def _ran(self, delta: Ran) -> None:
+        self._end_message()
+        item = call_item(delta, f"mcp_{self._hex}_{len(self._items)}")
+        place = self._add(item)
+        for kind, fields in call_events(delta, item):
+            self._event(kind, place | fields)
+        self._event("response.output_item.done", {"output_index": place["output_index"], "item": item})
+
+    def _awaits(self, delta: Awaits) -> None:
+        self._asks = True
+        self._end_message()
+        item = request_item(delta)
+        self._event("response.output_item.done", {"output_index": self._add(item)["output_index"], "item": item})
+
+    def _end_message(self) -> None:
+        """End the message that is open: what the model says next is another one."""
+        if self._message:
+            self._end(self._message.place["output_index"], self._message.item, "completed")
+            self._said_chars += len(self._message.part()["text"])
+            self._message = None
+
     def _opened(self) -> "_Message":
         """The message item, begun where it is not."""
         if self._message is None:
             item: dict[str, Any] = {
-                "id": f"msg_{self._hex}",
+                "id": f"msg_{self._hex}" + (f"_{len(self._items)}" if any(one["type"] == "message" for one in self._items) else ""),
                 "type": "message",
                 "role": "assistant",
                 "status": "in_progress",
@@ -253,7 +282,7 @@ class ResponseEvents:
         return {"item_id": item["id"], "output_index": index}
 
     def _finish(self, status: str, at: int, reason: str = "", used: Usage | None = None) -> None:
-        if self._speaks and status in ("completed", "incomplete") and not self._calls:
+        if self._speaks and status in ("completed", "incomplete") and not self._calls and not self._asks:
             self._opened()
         self._close("completed" if status == "completed" else "incomplete")
         self.ended = True
@@ -269,19 +298,23 @@ class ResponseEvents:
     def _close(self, status: str) -> None:
         """End every item that is still open."""
         for index, item in enumerate(self._items):
-            if item["status"] == "completed":
-                continue
-            item["status"] = status
-            if self._message and item is self._message.item:
-                part = self._message.part()
-                item["content"] = [part]
-                here = self._message.place | {"content_index": 0}
-                self._event("response.output_text.done", here | {"text": part["text"], "logprobs": part["logprobs"]})
-                self._event("response.content_part.done", here | {"part": part})
-            elif item["type"] == "function_call":
-                done = {"item_id": item["id"], "output_index": index, "name": item["name"], "arguments": item["arguments"]}
-                self._event("response.function_call_arguments.done", done)
-            self._event("response.output_item.done", {"output_index": index, "item": item})
+            if item.get("status") not in (None, "completed", "failed"):
+                self._end(index, item, status)
+
+    def _end(self, index: int, item: dict[str, Any], status: str) -> None:
+        item["status"] = status
+        if self._message and item is self._message.item:
+            part = self._message.part()
+            item["content"] = [part]
+            here = self._message.place | {"content_index": 0}
+            self._event("response.output_text.done", here | {"text": part["text"], "logprobs": part["logprobs"]})
+            self._event("response.content_part.done", here | {"part": part})
+        elif item["type"] == "function_call":
+            if broken(item["arguments"]):
+                item["status"] = "incomplete"
+            done = {"item_id": item["id"], "output_index": index, "name": item["name"], "arguments": item["arguments"]}
+            self._event("response.function_call_arguments.done", done)
+        self._event("response.output_item.done", {"output_index": index, "item": item})
 
     def _shown(self, item: dict[str, Any]) -> dict[str, Any]:
         """An item with its text so far."""

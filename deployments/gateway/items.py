@@ -10,7 +10,8 @@ from deployments.core.errors import InvalidRequest, Unsupported
 from deployments.core.ids import new_id
 from deployments.core.images import Image
 from deployments.core.responses import Item
-from deployments.core.types import Message, Role, ToolCall
+from deployments.core.tools import ToolCall, offered
+from deployments.core.types import Message, Role
 from deployments.gateway.pictures import picture
 from deployments.gateway.wire import MAX_PARTS
 
@@ -22,6 +23,9 @@ _PREFIXES = {
     "file_search_call": "fs_",
     "reasoning": "rs_",
     "item_reference": "ref_",
+    "mcp_call": "mcp_",
+    "mcp_approval_request": "mcpr_",
+    "mcp_approval_response": "mcpa_",
 }
 MAX_ID_CHARS = 256
 """The id of a call, or the name of its function."""
@@ -53,6 +57,7 @@ RawItem = Annotated[
                 _item("item_reference", id=_TEXT),
                 _item("reasoning", summary={"type": "array", "items": {"type": "object"}}),
                 _item("file_search_call", queries={"type": "array", "items": _TEXT}),
+                _item("mcp_approval_response", approval_request_id=_TEXT, approve={"type": "boolean"}),
             ]
         }
     ),
@@ -167,6 +172,24 @@ def _reasoning(item: Mapping[str, Any], place: str) -> dict[str, Any]:
     return {"summary": _those(item, "summary", dict, place)}
 
 
+def _served(item: Mapping[str, Any], place: str) -> dict[str, Any]:
+    fields = {name: _text(item, name, place, MAX_ID_CHARS) for name in ("server_label", "name")}
+    fields["arguments"] = _text(item, "arguments", place)
+    output = _text(item, "output", place) if item.get("output") is not None else None
+    return fields | {"output": output, "error": None, "approval_request_id": None, "status": "completed"}
+
+
+def _request(item: Mapping[str, Any], place: str) -> dict[str, Any]:
+    fields = {name: _text(item, name, place, MAX_ID_CHARS) for name in ("server_label", "name")}
+    return fields | {"arguments": _text(item, "arguments", place)}
+
+
+def _approval(item: Mapping[str, Any], place: str) -> dict[str, Any]:
+    if not isinstance(item.get("approve"), bool):
+        raise InvalidRequest(f"{place}.approve is true or false", param=f"{place}.approve", code="missing_required_parameter")
+    return {"approval_request_id": _text(item, "approval_request_id", place, MAX_ID_CHARS), "approve": item["approve"], "reason": None}
+
+
 def _reference(item: Mapping[str, Any], place: str) -> dict[str, Any]:
     if not (name := _text(item, "id", place, MAX_ID_CHARS)):
         raise InvalidRequest(f"{place}.id names an item", param=f"{place}.id", code="invalid_value")
@@ -180,6 +203,9 @@ _SHAPES = {
     "file_search_call": _search,
     "reasoning": _reasoning,
     "item_reference": _reference,
+    "mcp_call": _served,
+    "mcp_approval_request": _request,
+    "mcp_approval_response": _approval,
 }
 
 
@@ -224,11 +250,10 @@ def messages(bodies: Sequence[bytes]) -> tuple[Message, ...]:
             case "message":
                 said.append(Message(_ROLES[item["role"]], words(item["content"]), images=_images(item["content"])))
             case "function_call":
-                call = ToolCall(item["call_id"], item["name"], item["arguments"])
-                if said and said[-1].role == "assistant":
-                    said[-1] = msgspec.structs.replace(said[-1], calls=(*said[-1].calls, call))
-                else:
-                    said.append(Message("assistant", "", (call,)))
+                _add(said, ToolCall(item["call_id"], item["name"], item["arguments"]))
+            case "mcp_call" if item["output"] is not None:
+                _add(said, ToolCall(item["id"], offered(item["server_label"], item["name"]), item["arguments"]))
+                said.append(Message("tool", item["output"], call_id=item["id"]))
             case "function_call_output":
                 output = item["output"]
                 said.append(Message("tool", output if isinstance(output, str) else words(output), call_id=item["call_id"]))
@@ -240,6 +265,20 @@ def messages(bodies: Sequence[bytes]) -> tuple[Message, ...]:
 def _images(parts: Sequence[Mapping[str, Any]]) -> tuple[Image, ...]:
     seen = [part for part in parts if part.get("type") == "input_image"]
     return tuple(picture(part["image_url"], part["detail"], "input") for part in seen)
+
+
+def approvals(inputs: Sequence[Item]) -> dict[str, bool]:
+    """What some items say to requests for approval, by the ids of the requests; the last word on each counts."""
+    shapes = [msgspec.json.decode(item.body) for item in inputs]
+    return {one["approval_request_id"]: one["approve"] for one in shapes if one["type"] == "mcp_approval_response"}
+
+
+def _add(said: list[Message], call: ToolCall) -> None:
+    """Put a call to the message it belongs to, or into one of its own."""
+    if said and said[-1].role == "assistant":
+        said[-1] = msgspec.structs.replace(said[-1], calls=(*said[-1].calls, call))
+    else:
+        said.append(Message("assistant", "", (call,)))
 
 
 def words(parts: Sequence[Mapping[str, Any]]) -> str:

@@ -1,6 +1,6 @@
 """POST /v1/responses as it looks on the wire: what is honoured, what is echoed, what is refused."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,12 +14,12 @@ from deployments.core.ids import new_id
 from deployments.core.images import IMAGE_TOKENS
 from deployments.core.responses import Item
 from deployments.core.shape import Schema
-from deployments.core.types import Message, Principal, Sampling, Search, Tool, Toolbox, Turn
-from deployments.gateway.filters import Filters, parse
+from deployments.core.types import Message, Principal, Sampling, Turn
 from deployments.gateway.items import RawItem, encoded, first_image, normalised, reference
 from deployments.gateway.prompting import PromptSpec
-from deployments.gateway.schemas import MAX_TOOLS, schema
+from deployments.gateway.schemas import MAX_TOOLS
 from deployments.gateway.structured import JsonSchema, Kind, SchemaName, asked, known_kind
+from deployments.gateway.tools import MAX_ECHO_SCHEMA_BYTES, Name, ToolSpec, boxed, chosen, echoed, searched
 from deployments.gateway.wire import MAX_DESCRIPTION_CHARS, MAX_LISTED, Labels, ModelName, Part, ServiceTier, Text, Words, either, refuse
 
 INCLUDES = (
@@ -32,35 +32,8 @@ INCLUDES = (
     "computer_call_output.output.image_url",
     "code_interpreter_call.outputs",
 )
-Name = Annotated[str, Field(min_length=1, max_length=64)]
 _UNBUILT = ("context_management", "moderation", "image", "access_programs", "logit_bias")
-MAX_ECHO_SCHEMA_BYTES = 16 << 10
-"""A schema is repeated in several events, each of which readers built on aiohttp take up to 64 KiB."""
 _MAX_ECHO_BYTES = 512
-_MAX_FILTER_BYTES = 8 << 10
-"""Filters of a tool: the response that repeats them has to fit into one event."""
-
-
-class Ranking(Part):
-    """How results of a search are ranked and cut."""
-
-    ranker: Literal["auto", "default-2024-11-15"] | None = None
-    score_threshold: float | None = Field(default=None, ge=0, le=1)
-    hybrid_search: Annotated[dict[str, Any], Field(json_schema_extra={"maxProperties": 0})] | None = None
-
-
-class ToolSpec(Part):
-    """A tool: a function of the caller's, or `file_search`."""
-
-    type: str = Field(max_length=64, json_schema_extra={"enum": ["function", "file_search"]})
-    name: str | None = Field(None, pattern=r"^[a-zA-Z0-9_-]{1,64}$")
-    description: Annotated[Words, Field(max_length=MAX_DESCRIPTION_CHARS)] | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-    vector_store_ids: list[Name] | None = Field(None, max_length=16)
-    filters: Filters | None = None
-    max_num_results: int | None = Field(None, ge=1, le=50)
-    ranking_options: Ranking | None = None
 
 
 class Format(Part):
@@ -169,10 +142,11 @@ class ResponseRequest(BaseModel):
         self._refuse(settings)
         name = new_id("resp_")
         items = self._items(settings)
-        search = self._search(store_id)
+        search = searched(self.tools or (), self.tool_choice, store_id)
         messages = (Message("system", self.instructions),) if self.instructions else ()
         store_id = store_id if search or retrieves else None
-        toolbox, sampling, deadline_s = self._toolbox(), self._sampling(settings), settings.gateway.deadline_s
+        sampling, deadline_s = self._sampling(settings), settings.gateway.deadline_s
+        toolbox = boxed(self.tools or (), self.tool_choice, settings.tools, self.parallel_tool_calls, self.max_tool_calls)
         turn = Turn(name, caller, self.model, messages, sampling, int(now), deadline_s, store_id, toolbox, search, self.conversation)
         references = {place: named for place, item in enumerate(items) if (named := reference(item))}
         return Plan(turn, self._snapshot(name, int(now)), items, references, INCLUDES[0] in (self.include or ()))
@@ -204,40 +178,6 @@ class ResponseRequest(BaseModel):
         if len(self.input) > settings.gateway.max_messages:
             raise InvalidRequest(f"at most {settings.gateway.max_messages} items", param="input", code="too_many_items")
         return tuple(normalised(item, f"input[{place}]") for place, item in enumerate(self.input))
-
-    def _search(self, store_id: str | None) -> Search | None:
-        """The search that the tools ask for, in the one vector store that was found to be the caller's."""
-        asked: Search | None = None
-        for place, tool in enumerate(self.tools or ()):
-            if tool.type not in ("function", "file_search"):
-                raise Unsupported(f"tools of type '{tool.type}' are not supported", param=f"tools[{place}].type", code="unsupported_value")
-            if tool.type == "function" and not tool.name:
-                raise InvalidRequest("a function has a name", param=f"tools[{place}].name", code="missing_required_parameter")
-            schema(tool.parameters, f"tools[{place}].parameters")
-            if tool.type == "file_search":
-                if asked:
-                    raise Unsupported("one file_search is supported", param=f"tools[{place}]", code="unsupported_value")
-                asked = _search(tool, place, store_id)
-        return None if self.tool_choice == "none" else asked
-
-    def _toolbox(self) -> Toolbox:
-        functions = [tool for tool in self.tools or () if tool.type == "function"]
-        choice = self.tool_choice or "auto"
-        if isinstance(choice, dict):
-            kind, name = choice.get("type"), choice.get("name")
-            if kind == "file_search" and self.searches:
-                choice = "auto"  # it is searched in any case
-            elif kind != "function" or name not in [tool.name for tool in functions]:
-                raise Unsupported("tool_choice names a function among the tools", param="tool_choice", code="unsupported_value")
-            else:
-                choice = f"={name}"
-        elif choice not in ("auto", "none", "required"):
-            raise Unsupported("tool_choice is auto, none, required or a function", param="tool_choice", code="unsupported_value")
-        if choice == "required" and not functions and not self.searches:
-            raise InvalidRequest("tool_choice 'required' needs tools", param="tool_choice", code="invalid_value")
-        if not functions:
-            return Toolbox()
-        return Toolbox(tuple(_tool(tool) for tool in functions), choice, self.parallel_tool_calls)
 
     def _sampling(self, settings: Settings) -> Sampling:
         probable = INCLUDES[1] in (self.include or ()) or bool(self.top_logprobs)
@@ -283,8 +223,8 @@ class ResponseRequest(BaseModel):
             "model": self.model,
             "output": [],
             "parallel_tool_calls": self.parallel_tool_calls is not False,
-            "tools": [_echo(tool) for tool in self.tools or ()],
-            "tool_choice": _chosen(self.tool_choice),
+            "tools": [echoed(tool) for tool in self.tools or ()],
+            "tool_choice": chosen(self.tool_choice),
             "truncation": self.truncation or "disabled",
             "text": form | ({"verbosity": text.verbosity} if text.verbosity else {}),
             "temperature": 1.0 if self.temperature is None else self.temperature,
@@ -347,46 +287,6 @@ def window(messages: Sequence[Message], budget_tokens: int, truncation: str) -> 
             raise ContextTooLong(f"the input is longer than {budget_tokens} tokens; truncation 'auto' drops the oldest", param="input")
         kept = kept[later:]
     return tuple(kept)
-
-
-def _search(tool: ToolSpec, place: int, store_id: str | None) -> Search:
-    if not tool.vector_store_ids:
-        raise InvalidRequest("vector_store_ids is required", param=f"tools[{place}].vector_store_ids", code="missing_required_parameter")
-    if tool.vector_store_ids != [store_id]:
-        message = "one vector store of your own can be searched; GET /v1/vector_stores lists them"
-        raise Unsupported(message, param=f"tools[{place}].vector_store_ids")
-    param = f"tools[{place}].filters"
-    if tool.filters is not None and len(encoded(tool.filters, param)) > _MAX_FILTER_BYTES:
-        raise InvalidRequest(f"the filters of a tool have at most {_MAX_FILTER_BYTES} bytes", param=param, code="invalid_value")
-    filters = None if tool.filters is None else parse(tool.filters, param)
-    ranking = tool.ranking_options or Ranking()
-    if ranking.hybrid_search:
-        raise Unsupported("weights are not supported yet", param=f"tools[{place}].ranking_options.hybrid_search")
-    return Search(tool.max_num_results or 20, ranking.score_threshold or 0.0, filters)
-
-
-def _tool(tool: ToolSpec) -> Tool:
-    parameters = None if tool.parameters is None else msgspec.json.encode(tool.parameters)
-    return Tool(tool.name or "", tool.description, parameters, tool.strict)
-
-
-def _echo(tool: ToolSpec) -> dict[str, Any]:
-    if tool.type == "function":
-        fields: Mapping[str, Any] = {
-            "name": tool.name,
-            "description": tool.description,
-            "parameters": tool.parameters,
-            "strict": tool.strict,
-        }
-        return {"type": "function", **fields}
-    found = {"vector_store_ids": tool.vector_store_ids, "max_num_results": tool.max_num_results or 20}
-    ranking = tool.ranking_options or Ranking()
-    options = {"ranker": ranking.ranker or "auto", "score_threshold": ranking.score_threshold or 0.0}
-    return {"type": "file_search", **found, "filters": tool.filters, "ranking_options": options}
-
-
-def _chosen(choice: str | dict[str, Any] | None) -> str | dict[str, Any]:
-    return {name: choice[name] for name in ("type", "name") if name in choice} if isinstance(choice, dict) else choice or "auto"
 
 
 def _small(value: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -49,14 +49,24 @@ def asked(spec: JsonSchema, param: str, *, held: bool) -> Schema:
     """What is asked for; `param` is where the schema stands. Raises InvalidRequest, which names the place within it."""
     if spec.schema_ is None:
         raise InvalidRequest("schema is required", param=param, code="missing_required_parameter")
-    made = bounded(spec.schema_, param) or b""
-    _bound(spec.schema_, param, strict=bool(spec.strict))
+    return Schema(spec.name, checked(spec.schema_, param, strict=bool(spec.strict)), bool(spec.strict), spec.description, held)
+
+
+def checked(schema: dict[str, Any], param: str, *, strict: bool) -> bytes:
+    """A schema that values can be checked against, encoded; raises InvalidRequest, which names the place within it."""
+    made = bounded(schema, param) or b""
+    _bound(schema, param, strict=strict)
     try:
         validator(made)
     except ValueError:
         message = "not a JSON schema of draft 2020-12, or a pattern with look-around, back-references or too many repetitions"
         raise InvalidRequest(message, param=param, code="invalid_json_schema") from None
-    return Schema(spec.name, made, bool(spec.strict), spec.description, held)
+    return made
+
+
+def parameters(schema: dict[str, Any] | None, param: str, strict: bool | None) -> bytes | None:
+    """The schema of a function's arguments, encoded: within bounds, and one that they can be held to where they are to be."""
+    return checked(schema, param, strict=False) if strict and schema is not None else bounded(schema, param)
 
 
 def _bound(schema: dict[str, Any], param: str, *, strict: bool) -> None:

@@ -8,8 +8,8 @@ from deployments.core.ids import new_id
 from deployments.core.log import Writer
 from deployments.core.ports import Relay
 from deployments.core.types import Called, Citation, Generation, Logprob, Outcome, Reason, Text, Usage
-from deployments.generator.calls import Calls
-from deployments.generator.resumed import Resumed, spoken
+from deployments.generator.calls import Calls, Sorted
+from deployments.generator.resumed import Resumed, moved, own, spoken
 from deployments.generator.sse import Piece, Seam
 from deployments.generator.stops import Spoken, Stops
 
@@ -21,7 +21,7 @@ class Answer:
     """
 
     def __init__(self, generation: Generation, relay: Relay, writer: Writer):
-        written = generation.log.written
+        written, self._earlier_chars = own(generation)
         if any(isinstance(delta, Called) for delta in written):
             raise StreamInterrupted("the call of a function broke off")
         begun = any(isinstance(delta, Text) for delta in written)
@@ -32,7 +32,7 @@ class Answer:
         self._said_tokens = estimate(spoken(written)) if begun else 0
         self._stops = Stops(generation.sampling.stop) if generation.sampling.stop else None
         self._spoken = Spoken()
-        self._calls = Calls(lambda: new_id("call_"))
+        self._calls = Sorted(generation.toolbox, Calls(lambda: new_id("call_")))
         self._reason: str | None = None
         self._usage: Usage | None = None
         self._chunks = 0
@@ -63,7 +63,12 @@ class Answer:
             self._call(piece)
 
     def end(self) -> None:
-        """Write what was held back."""
+        """Write what was held back; raises InvalidOutput where arguments that were to fit a schema do not."""
+        self._say_rest()
+        if self.over and self._reason != "length" and not self.stopped:
+            self._calls.check()
+
+    def _say_rest(self) -> None:
         text = self._stops.flush() if self._stops else ""
         held = self._relay.feed(text) if text else []
         self._say(held + self._relay.flush(), self._spoken.feed((), text))
@@ -75,7 +80,7 @@ class Answer:
             used = Usage(max(0, used.prompt_tokens - said), used.completion_tokens + said)
         else:  # the backend was not heard to its end: roughly what went in, and the events that came out
             used = Usage(sum(estimate(message.content) for message in self._generation.messages), self._chunks + said)
-        return Outcome(self._writer.next_seq, self._why(), used)
+        return Outcome(self._writer.next_seq, self._why(), used, self._calls.ours)
 
     def _switch(self, seam: Seam) -> None:
         """Another backend takes over; what it was shown of the answer counts as said, not as read."""
@@ -84,7 +89,7 @@ class Answer:
 
     def _call(self, piece: Piece) -> None:
         if not self._calls.count:
-            self.end()
+            self._say_rest()
         for call in self._calls.feed(piece.calls):
             self._writer.call(call.index, call.id, call.name, call.arguments)
 
@@ -93,7 +98,7 @@ class Answer:
         if logprobs:
             self._writer.text("", logprobs)
         for piece in pieces:
-            self._writer.text(piece) if isinstance(piece, str) else self._writer.cite(piece)
+            self._writer.text(piece) if isinstance(piece, str) else self._writer.cite(moved(piece, self._earlier_chars))
 
     def _why(self) -> Reason:
         if self.stopped:

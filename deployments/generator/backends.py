@@ -31,7 +31,8 @@ from deployments.core.errors import (
 from deployments.core.estimate import estimate
 from deployments.core.images import Image
 from deployments.core.patience import Patience
-from deployments.core.types import Generation, Message, Sampling, Tool, Toolbox
+from deployments.core.tools import Tool, Toolbox
+from deployments.core.types import Generation, Message, Sampling
 from deployments.generator.grammar import quoting
 from deployments.generator.sse import EventReader, Piece
 from deployments.generator.tight import tight

@@ -2,7 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from deployments.core.errors import BackendFailed
+import jsonschema_rs
+import msgspec
+
+from deployments.core.errors import BackendFailed, InvalidOutput
+from deployments.core.schemas import validator
+from deployments.core.tools import Toolbox, ToolCall
 from deployments.generator.sse import CallPiece
 
 MAX_CALLS = 128
@@ -35,3 +40,56 @@ class Calls:
         self._open[piece.index] = self.count, piece.id
         self.count += 1
         return CallPiece(self.count - 1, piece.id or self._new_id(), piece.name, piece.arguments)
+
+
+class Sorted:
+    """Tells calls of the caller's functions, which are shown as they come, from those of tools that headrace runs, which are gathered.
+
+    Where there are tools of headrace's, whatever is no function of the caller's is theirs to answer for. Without parallel calls the
+    first one counts.
+    """
+
+    def __init__(self, toolbox: Toolbox, calls: Calls):
+        self._calls, self._most = calls, 1 if toolbox.parallel is False else MAX_CALLS
+        self._strict = {tool.name: tool.parameters for tool in toolbox.tools if tool.strict and tool.parameters and not tool.ours}
+        self._theirs = {tool.name for tool in toolbox.tools if not tool.ours}
+        self._all_theirs = not any(tool.ours for tool in toolbox.tools) and not toolbox.allowed
+        self._shown: dict[int, int] = {}
+        self._gathered: dict[int, ToolCall] = {}
+
+    @property
+    def count(self) -> int:
+        """Calls so far."""
+        return self._calls.count
+
+    @property
+    def ours(self) -> tuple[ToolCall, ...]:
+        """The calls of tools that headrace runs."""
+        return tuple(call for place, call in self._gathered.items() if place not in self._shown)
+
+    def feed(self, pieces: Sequence[CallPiece]) -> list[CallPiece]:
+        """What is new of the caller's functions, numbered from 0; raises BackendFailed."""
+        shown: list[CallPiece] = []
+        for piece in self._calls.feed(pieces):
+            if piece.index >= self._most:
+                continue
+            if piece.name is not None:
+                self._gathered[piece.index] = ToolCall(piece.id or "", piece.name, "")
+                if self._all_theirs or piece.name in self._theirs:
+                    self._shown[piece.index] = len(self._shown)
+            call = self._gathered[piece.index]
+            if piece.index in self._shown:
+                shown.append(CallPiece(self._shown[piece.index], piece.id, piece.name, piece.arguments))
+            if piece.index not in self._shown or call.name in self._strict:
+                self._gathered[piece.index] = msgspec.structs.replace(call, arguments=call.arguments + piece.arguments)
+        return shown
+
+    def check(self) -> None:
+        """Raises InvalidOutput where the arguments of a strict function do not fit its schema."""
+        for place in self._shown:
+            call = self._gathered[place]
+            if schema := self._strict.get(call.name):
+                try:
+                    validator(schema).validate(msgspec.json.decode(call.arguments))
+                except (jsonschema_rs.ValidationError, ValueError, RecursionError):
+                    raise InvalidOutput(f"the model's arguments for '{call.name}' do not fit its schema") from None

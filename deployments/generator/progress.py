@@ -5,7 +5,7 @@ import msgspec
 from deployments.core.errors import HeadraceError, StreamInterrupted
 from deployments.core.models import Contract
 from deployments.core.types import Generation
-from deployments.generator.resumed import spoken
+from deployments.generator.resumed import own, spoken
 from deployments.generator.sse import Piece, Seam
 
 
@@ -17,7 +17,7 @@ class Progress:
     """
 
     def __init__(self, generation: Generation, promised: Contract):
-        self.shown = self._said = spoken(generation.log.written)
+        self.shown = self._said = spoken(own(generation)[0])
         self.over = False
         self._promised: Contract = promised
         self._whole = generation.sampling.owes_json

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from deployments.core.ports import Relay
-from deployments.core.types import Citation, Cited, Delta, Text
+from deployments.core.types import Citation, Cited, Delta, Generation, Text
 
 
 def spoken(log: Sequence[Delta]) -> str:
@@ -15,6 +17,20 @@ def spoken(log: Sequence[Delta]) -> str:
     for citation in sorted((delta.citation for delta in log if isinstance(delta, Cited)), key=lambda cited: -cited.start):
         text = text[: max(0, citation.start - 1)] + text[citation.end :]
     return text
+
+
+def own(generation: Generation) -> tuple[tuple[Delta, ...], int]:
+    """What the log holds of this call of the model, and how many characters earlier calls have said; citations count from its own text."""
+    before, log = generation.log.written[: generation.since], generation.log.written[generation.since :]
+    said = sum(len(delta.text) for delta in before if isinstance(delta, Text))
+    if not said:
+        return log, 0
+    return tuple(Cited(delta.seq, moved(delta.citation, -said)) if isinstance(delta, Cited) else delta for delta in log), said
+
+
+def moved(citation: Citation, characters: int) -> Citation:
+    """A citation so many characters further on."""
+    return msgspec.structs.replace(citation, start=citation.start + characters, end=citation.end + characters)
 
 
 class Resumed:

@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from deployments.core.keys import SCOPES, Key
+from deployments.core.keys import SCOPES, Key, is_scope
 from deployments.core.limits import Limits
 from deployments.core.tenants import LimitTerms
 from pipeline.cli.registry import ACTOR, DEFAULT, Config, Json, Registry, checked, limits, models, refusal, show, show_one, within
@@ -28,7 +28,7 @@ def list_(tenant: TenantId, config: Config = DEFAULT, as_json: Json = False) -> 
 @app.command()
 def add(
     tenant: TenantId,
-    scope: Annotated[list[str], typer.Option(help=f"One of {', '.join(SCOPES)}; may be given several times.")],
+    scope: Annotated[list[str], typer.Option(help=f"One of {', '.join(SCOPES)}, or tools:… of a tool; may be given several times.")],
     name: Annotated[str, typer.Option(help="What it is for.")] = "",
     days: Annotated[float | None, typer.Option(min=0.001, max=3660, help="Days until it expires; for ever if not given.")] = None,
     limit: Annotated[list[str] | None, typer.Option(help="`requests_per_minute=60` and the like, of this key alone.")] = None,
@@ -37,8 +37,8 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Make a key and print it."""
-    if unknown := set(scope) - set(SCOPES):
-        raise refusal(f"there is no scope '{unknown.pop()}'; there are {', '.join(SCOPES)}")
+    if unknown := [one for one in scope if not is_scope(one)]:
+        raise refusal(f"there is no scope '{unknown[0]}'; there are {', '.join(SCOPES)}, and tools:… of tools")
     bounds = checked(LimitTerms, **(limits(limit or ()) or {})).model_dump(exclude_none=True)
     named = models(model or ()).get("models")
     ends = int(time.time() + days * 86_400) if days else None

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from deployments.core.config import Gateway, Settings
 from deployments.core.errors import ContextTooLong, HeadraceError, InvalidRequest, Unsupported
 from deployments.core.filters import Combine, Compare
-from deployments.core.types import Message, Principal, Sampling, Search, Tool, Toolbox, ToolCall
+from deployments.core.tools import Tool, Toolbox, ToolCall
+from deployments.core.types import Message, Principal, Sampling, Search
 from deployments.gateway.envelope import invalid
 from deployments.gateway.items import messages, normalised
 from deployments.gateway.responses import INCLUDES, Plan, ResponseRequest, estimate, window
@@ -186,7 +187,7 @@ HOSTED = [
     "custom",
 ]
 PARTS = ["input_audio", "input_file", "computer_screenshot", "summary_text"]
-ITEMS = ["computer_call", "web_search_call", "image_generation_call", "mcp_call", "custom_tool_call", "compaction", HALF]
+ITEMS = ["computer_call", "web_search_call", "image_generation_call", "custom_tool_call", "compaction", HALF]
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     *(({"tools": [FUNCTION, {"type": kind}]}, "tools[1].type", "unsupported_value") for kind in HOSTED),
     *(({"input": [{"role": "user", "content": [{"type": kind}]}]}, "input[0].content[0].type", "unsupported_value") for kind in PARTS),

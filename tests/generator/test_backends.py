@@ -17,7 +17,8 @@ from deployments.core import config
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidRequest, Overloaded, Unreachable
 from deployments.core.images import Image
 from deployments.core.shape import Schema
-from deployments.core.types import Generation, LogRef, Message, Opened, Sampling, Text, Tool, Toolbox, ToolCall
+from deployments.core.tools import Tool, Toolbox, ToolCall
+from deployments.core.types import Generation, LogRef, Message, Opened, Sampling, Text
 from deployments.generator.backends import Backend, _retry_after
 from deployments.generator.resumed import spoken
 from deployments.generator.sse import Piece

@@ -14,21 +14,8 @@ from deployments.core.follow import Follower, Hub
 from deployments.core.outbox import Outbox
 from deployments.core.ports import Relay
 from deployments.core.sections import Resilience, Upstream
-from deployments.core.types import (
-    Called,
-    Citation,
-    Cited,
-    Delta,
-    Generation,
-    LogRef,
-    Message,
-    Opened,
-    Sampling,
-    Switched,
-    Text,
-    Tool,
-    Toolbox,
-)
+from deployments.core.tools import Tool, Toolbox
+from deployments.core.types import Called, Citation, Cited, Delta, Generation, LogRef, Message, Opened, Sampling, Switched, Text
 from deployments.generator.backends import Backend
 from deployments.generator.chain import Chain
 from deployments.generator.relay import Relays

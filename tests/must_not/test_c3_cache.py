@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 from deployments.core.config import Settings
 from deployments.core.shape import Schema
 from deployments.core.store import Store
-from deployments.core.types import Message, Principal, Reuse, Sampling, Search, Text, Tool, Toolbox, Turn, Usage
+from deployments.core.tools import Tool, Toolbox
+from deployments.core.types import Message, Principal, Reuse, Sampling, Search, Text, Turn, Usage
 from pipeline.cache import place, revision
 from pipeline.shelf import Kept, Place, Shelf
 from tests.fakes import FakeEmbeds, database, tenant

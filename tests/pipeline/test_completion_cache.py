@@ -22,6 +22,7 @@ from deployments.core.jobs import INGEST, Job
 from deployments.core.outbox import Outbox
 from deployments.core.run import Keep, Run, forget
 from deployments.core.store import Store
+from deployments.core.tools import OWN, Approval, Selection, Toolbox
 from deployments.core.types import (
     Called,
     Chunk,
@@ -165,6 +166,18 @@ async def test_nothing_is_kept_of_who_did_not_ask_for_it(stand: Stand, valkey: R
         await stand.run(stand.turn(reuse=None))
     assert len(stand.model.calls) == 2
     assert await valkey.keys("hr:*cache*") == []
+
+
+async def test_an_answer_with_tools_of_headraces_or_an_approval_is_given_anew(stand: Stand, valkey: Redis) -> None:
+    await stand.run(stand.turn())
+    kept = await valkey.keys("hr:*cache*")
+    for _ in range(2):
+        await stand.run(msgspec.structs.replace(stand.turn(), toolbox=Toolbox(allowed=(Selection(OWN),))))
+    assert len(stand.model.calls) == 3
+    approved = Approval("mcpr_1", OWN, "look", "{}", granted=True, origin="resp_1")
+    last = (await stand.run(msgspec.structs.replace(stand.turn(), approvals=(approved,))))[-1]
+    assert isinstance(last, Failed)  # it was looked at, and is none
+    assert await valkey.keys("hr:*cache*") == kept
 
 
 async def test_the_same_question_is_answered_as_before_without_the_model(stand: Stand) -> None:

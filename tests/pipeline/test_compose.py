@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.core.images import Image
-from deployments.core.types import Chunk, Message, Passage, ToolCall
+from deployments.core.tools import ToolCall
+from deployments.core.types import Chunk, Message, Passage
 from pipeline.prompts.compose import compose
 from pipeline.prompts.seeds import SEEDS
 from tests.pipeline.test_citations import PASSAGES

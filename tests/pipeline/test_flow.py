@@ -25,6 +25,7 @@ from deployments.core.responses import Item
 from deployments.core.run import Keep, Open, Run, forget
 from deployments.core.sections import Upstream
 from deployments.core.store import Store
+from deployments.core.tools import Tool, Toolbox
 from deployments.core.types import (
     Cancelled,
     Chunk,
@@ -48,8 +49,6 @@ from deployments.core.types import (
     Source,
     Text,
     Tier,
-    Tool,
-    Toolbox,
     Turn,
     Usage,
     Vector,
