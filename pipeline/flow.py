@@ -267,11 +267,12 @@ class Flow:
         quoting = held and not turn.toolbox.some and not turn.sampling.owes_json
         quotes = excerpts(turn.question, passages) if quoting else ()
         instruction, prompts = await self._instruction(turn, run, route, bool(passages))
-        room = self.settings.generator.room(sum(map(estimate, (instruction, *(message.content for message in turn.messages)))))
+        said_tokens = sum(map(estimate, (instruction, *(message.content for message in turn.messages))))
+        room = self.settings.generator.room(said_tokens, turn.sampling.max_tokens, model)
         sources = compress(passages, quotes) if quotes else passages
         fitted = fit(turn.question, notes, sources, route.context_tokens, room, turn.earlier)
         if passages and not fitted.passages:
-            instruction, prompts = await self._instruction(turn, run, route, False)
+            quotes, (instruction, prompts) = (), await self._instruction(turn, run, route, False)
         _tell(turn, prompts, fitted.dropped)
         return Generation(
             log=_log(run.writer),

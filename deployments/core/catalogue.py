@@ -73,6 +73,11 @@ class Models:
         """One model; raises NoSuchModel."""
         return next((model for model in await self.all() if model.name == name), None) or _missing(name)
 
+    async def backends(self) -> list[str]:
+        """The names of all backends: those that are configured, and the models' own."""
+        own = [one.name for model in await self.all() for one in model.own]
+        return list(dict.fromkeys([*(one.name for one in self._settings.generator.upstreams), *own]))
+
     async def put(self, model: Model) -> Model:
         """Add a model, or put it in the place of the one of that name; raises InvalidRequest."""
         try:

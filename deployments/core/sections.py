@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, model_validator
 
-from deployments.core.models import PRIMARY, Ability, Contract, Name, Rates, Section, Tier, Upstream
+from deployments.core.models import PRIMARY, Ability, Contract, Model, Name, Rates, Section, Tier, Upstream
 
 Precision = Literal["int8", "fp32"]
 
@@ -229,9 +229,14 @@ class Generator(Section):
         )
         return (first, *self.fallbacks)
 
-    def room(self, said_tokens: int) -> int | None:
-        """The tokens left in a prompt that says so many; None where the backend's context is not known, which is any but the embedded."""
-        return None if self.base_url else self.slot_tokens - self.default_max_tokens - said_tokens
+    def room(self, said_tokens: int, most_tokens: int | None, model: Model | None) -> int | None:
+        """The tokens left in a prompt that says so many and asks for an answer of that length, by the backend that takes most.
+
+        None where the context of one of the backends (of the `model`, or all) is not known.
+        """
+        upstreams = model.upstreams(self.upstreams) if model else self.upstreams
+        sizes = [one.context_size or (0 if one.base_url else self.slot_tokens) for one in upstreams]
+        return max(sizes) - (most_tokens or self.default_max_tokens) - said_tokens if sizes and all(sizes) else None
 
     @property
     def tiered(self) -> bool:

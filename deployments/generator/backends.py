@@ -46,9 +46,14 @@ _BUSY = "the model backend is overloaded"
 class Backend:
     """One OpenAI-compatible endpoint. Retries are not its business: each call is one attempt."""
 
-    def __init__(self, base_url: str, api_key: str, model: str, settings: config.Generator, *, embedded: bool = False):
-        """`embedded` is the small model of ours, to which schemas are handed more tightly than they were asked for."""
-        self._embedded = embedded
+    def __init__(
+        self, base_url: str, api_key: str, model: str, settings: config.Generator, *, embedded: bool = False, grammar: bool = True
+    ):
+        """`embedded` is the small model of ours, to which schemas are handed more tightly than they were asked for.
+
+        Without `grammar` it does not take llama.cpp's, and answers from the passages in words of its own.
+        """
+        self._embedded, self._grammar = embedded, grammar
         self._model = model
         self._settings = settings
         timeout = openai.Timeout(None, connect=settings.connect_timeout_s)
@@ -104,7 +109,8 @@ class Backend:
     def _request(self, generation: Generation, said: str) -> dict[str, Any]:
         sampling, toolbox = generation.sampling, generation.toolbox
         messages = [_message(message) for message in generation.messages]
-        quotes = bool(generation.quotes) and not toolbox.tools and not sampling.owes_json  # these are held to a grammar of their own
+        free = toolbox.tools or sampling.owes_json  # these are held to a grammar of their own
+        quotes = bool(generation.quotes) and self._grammar and not free
         limit = sampling.max_tokens or self._settings.default_max_tokens
         if said:  # the model goes on with a last message of its own
             messages.append({"role": "assistant", "content": said})

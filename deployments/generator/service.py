@@ -10,7 +10,7 @@ from deployments.core.collector import relax
 from deployments.core.config import Settings
 from deployments.core.follow import STOP_CHANNEL, receive
 from deployments.core.ledger import Ledger
-from deployments.core.models import Upstream
+from deployments.core.models import PRIMARY, Upstream
 from deployments.core.outbox import RETRY_S, Outbox
 from deployments.core.ports import Relay
 from deployments.core.store import open_store
@@ -44,7 +44,8 @@ class Generator:
         """A client of a backend; one without an address is the embedded one."""
         if self._llama and not upstream.base_url:
             return Backend(self._llama.base_url, self._llama.api_key, upstream.model, self._settings, embedded=True)
-        return Backend(upstream.base_url, self._settings.bearer(upstream), upstream.model, self._settings)
+        key, grammar = self._settings.bearer(upstream), upstream.name == PRIMARY
+        return Backend(upstream.base_url, key, upstream.model, self._settings, grammar=grammar)
 
     async def ping(self) -> None:
         """Answer."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deployments.core.canaries import Canaries, Canary, Variation
-from pipeline.cli.registry import ACTOR, DEFAULT, Config, Json, checked, refusal, settings_of, show, show_one, within
+from pipeline.cli.registry import ACTOR, DEFAULT, Config, Json, checked, refusal, show, show_one, within
 
 app = typer.Typer(help="Canaries: list, show, start, weight, promote, stop.", no_args_is_help=True)
 
@@ -44,7 +44,7 @@ def start(
 ) -> None:
     """Begin one."""
     wanted = checked(Variation, kind=kind, value=value, subject=subject, weight=weight, tenant=tenant)
-    there = [one.name for one in settings_of(config).generator.upstreams]
+    there = within(config, lambda registry: registry.models.backends())
     if wanted.kind == "model" and wanted.value not in there:
         raise refusal(f"there is no backend of that name; there are {', '.join(there)}")
     _do(config, lambda canaries: canaries.start(wanted), as_json)

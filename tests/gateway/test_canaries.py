@@ -55,6 +55,12 @@ async def test_a_canary_goes_through_its_life(admin: AsyncClient) -> None:
     assert (await call(admin, "GET", "canaries"))["data"] == [stopped]
 
 
+async def test_a_backend_of_a_model_in_the_catalogue_may_be_the_variant(admin: AsyncClient) -> None:
+    backend = {"name": "beside", "base_url": "http://127.0.0.1:9/v1", "model": "m"}
+    await call(admin, "POST", "models", name="own", backends=["primary", backend])
+    assert (await call(admin, "POST", "canaries", kind="model", value="beside"))["status"] == "running"
+
+
 async def test_two_that_vary_the_same_conflict(admin: AsyncClient) -> None:
     await call(admin, "POST", "canaries", kind="retrieval", subject="limit", value="6")
     error = (await call(admin, "POST", "canaries", 409, kind="retrieval", subject="limit", value="8"))["error"]

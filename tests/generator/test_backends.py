@@ -40,8 +40,8 @@ def generation(sampling: Sampling, deadline_s: float, messages: tuple[Message, .
     return Generation(LogRef("r", "t", (), record=False), messages, sampling, (), (), deadline_s)
 
 
-def make(url: str, model: str = "sim") -> Backend:
-    return Backend(url, "key", model, config.Generator(first_token_timeout_s=0.5, inter_token_timeout_s=0.3))
+def make(url: str, model: str = "sim", **kind: bool) -> Backend:
+    return Backend(url, "key", model, config.Generator(first_token_timeout_s=0.5, inter_token_timeout_s=0.3), **kind)
 
 
 def stream(backend: Backend, asked: Generation) -> AsyncGenerator[Piece]:
@@ -120,7 +120,7 @@ async def test_closing_the_iterator_ends_the_generation(upstream: Simulator) -> 
     await backend.close()
 
 
-async def request(asked: Generation) -> dict[str, Any]:
+async def request(asked: Generation, **backend: bool) -> dict[str, Any]:
     """What a backend receives for a generation."""
     received: list[dict[str, Any]] = []
 
@@ -133,10 +133,10 @@ async def request(asked: Generation) -> dict[str, Any]:
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1") as server:
-        backend = make(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
-        async with aclosing(stream(backend, asked)) as pieces:
+        called = make(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", **backend)
+        async with aclosing(stream(called, asked)) as pieces:
             assert [piece.done async for piece in pieces][-1]
-        await backend.close()
+        await called.close()
     return received[0]
 
 
@@ -188,6 +188,10 @@ async def test_a_grammar_is_never_sent_with_functions_or_json(sampling: Sampling
     quoted = msgspec.structs.replace(generation(Sampling(), 5), quotes=("A.", "B."))
     assert "grammar" in await request(quoted)
     assert "grammar" not in await request(msgspec.structs.replace(quoted, sampling=sampling, toolbox=toolbox))
+
+
+async def test_a_grammar_is_not_sent_to_a_backend_that_takes_none() -> None:
+    assert "grammar" not in await request(msgspec.structs.replace(generation(Sampling(), 5), quotes=("A.", "B.")), grammar=False)
 
 
 async def test_an_answer_that_was_begun_is_gone_on_with_as_the_assistants_last_message() -> None:

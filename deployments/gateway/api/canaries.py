@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict
 
 from deployments.core.canaries import Canaries, Canary, Share, Variation
+from deployments.core.catalogue import Models
 from deployments.core.errors import InvalidRequest
 from deployments.core.types import Principal
 from deployments.gateway.accounts import Canary as Shape
@@ -38,7 +39,7 @@ async def canaries(parts: Parts, caller: Admin, after: After = "", limit: PageSi
 @router.post("", responses=gives(Shape))
 async def start(body: Variation, parts: Parts, caller: Admin) -> dict[str, Any]:
     """Begin one; turns are part of it within two seconds."""
-    if body.kind == "model" and body.value not in (there := [one.name for one in parts.settings.generator.upstreams]):
+    if body.kind == "model" and body.value not in (there := await Models(parts.store, parts.settings, caller.key_id).backends()):
         raise InvalidRequest(f"there is no backend of that name; there are {', '.join(there)}", param="value", code="invalid_value")
     return _shape(await _canaries(parts, caller).start(body))
 
