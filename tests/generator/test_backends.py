@@ -40,8 +40,8 @@ def generation(sampling: Sampling, deadline_s: float, messages: tuple[Message, .
     return Generation(LogRef("r", "t", (), record=False), messages, sampling, (), (), deadline_s)
 
 
-def make(url: str, model: str = "sim", **kind: bool) -> Backend:
-    return Backend(url, "key", model, config.Generator(first_token_timeout_s=0.5, inter_token_timeout_s=0.3), **kind)
+def make(url: str, model: str = "sim", *, grammar: bool = True) -> Backend:
+    return Backend(url, "key", model, config.Generator(first_token_timeout_s=0.5, inter_token_timeout_s=0.3), grammar=grammar)
 
 
 def stream(backend: Backend, asked: Generation) -> AsyncGenerator[Piece]:
@@ -120,7 +120,7 @@ async def test_closing_the_iterator_ends_the_generation(upstream: Simulator) -> 
     await backend.close()
 
 
-async def request(asked: Generation, **backend: bool) -> dict[str, Any]:
+async def request(asked: Generation, *, grammar: bool = True) -> dict[str, Any]:
     """What a backend receives for a generation."""
     received: list[dict[str, Any]] = []
 
@@ -133,7 +133,7 @@ async def request(asked: Generation, **backend: bool) -> dict[str, Any]:
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1") as server:
-        called = make(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", **backend)
+        called = make(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", grammar=grammar)
         async with aclosing(stream(called, asked)) as pieces:
             assert [piece.done async for piece in pieces][-1]
         await called.close()
