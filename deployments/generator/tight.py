@@ -1,5 +1,6 @@
 """Makes a JSON schema narrower for a small model that is held to it by a grammar: it writes without end where it may; pure."""
 
+import re
 from typing import Any
 
 LONGEST_CHARS = 60
@@ -7,17 +8,21 @@ LONGEST_CHARS = 60
 MOST_ITEMS = 5
 """Of a list that is not bounded more tightly."""
 _DEEPEST = 64
+_HELD = re.compile(r"\^(?:(?:[A-Za-z0-9 _:/@-]|\[[A-Za-z0-9 _:-]+\])(?:\{\d{1,2}(?:,\d{1,2})?\}|\?)?)+\$")
+"""Patterns that a grammar holds to as they are meant, and that end: letters, digits and classes, each so many times, from end to end."""
 
 
 def tight(schema: Any, level: int = 0) -> Any:
-    """A schema whose values all fit the given one, with texts, lists and objects that end; patterns are left to the check afterwards.
+    """A schema whose values all fit the given one, with texts, lists and objects that end; most patterns are left to the check afterwards.
 
-    llama.cpp holds to some patterns and passes over others. What is put together of several schemas (`allOf`) is left as it is: to
-    close each would leave nothing.
+    llama.cpp holds to simple patterns, and passes over others or reads them in its own way. What is put together of several schemas
+    (`allOf`) is left as it is: to close each would leave nothing.
     """
     if not isinstance(schema, dict) or "allOf" in schema or level > _DEEPEST:
         return schema
-    made = {name: _within(name, value, level) for name, value in schema.items() if name not in ("pattern", "default", "examples")}
+    made = {name: _within(name, value, level) for name, value in schema.items() if name not in ("default", "examples")}
+    if not _HELD.fullmatch(str(made.get("pattern", ""))):
+        made.pop("pattern", None)
     kinds = schema.get("type")
     kinds = kinds if isinstance(kinds, list) else [kinds]
     if "string" in kinds and not {"enum", "const", "format"} & schema.keys():

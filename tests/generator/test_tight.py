@@ -35,3 +35,23 @@ def test_what_closing_would_leave_no_value_for_stays_open() -> None:
     joined = {"allOf": [{"properties": {"a": {"type": "integer"}}}, {"properties": {"b": {"type": "integer"}}}]}
     assert jsonschema.Draft202012Validator(tight(named)).is_valid({"b": 1})
     assert jsonschema.Draft202012Validator(tight(joined)).is_valid({"a": 1, "b": 1})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "held"),
+    [
+        ("^[A-Z]{3}-[0-9]{3}$", True),
+        ("^v[0-9]{1,2}$", True),
+        ("^a?b$", True),
+        ("[A-Z]{3}", False),
+        ("^[a-z]+$", False),
+        ("^(a|b)$", False),
+        ("^\\d{3}$", False),
+        ("^a|b$", False),
+        ("^[^a]$", False),
+        ("^a{1000}$", False),
+        ("^a{3}{9}$", False),
+    ],
+)
+def test_simple_patterns_from_end_to_end_are_held_to_by_the_grammar(pattern: str, held: bool) -> None:
+    assert ("pattern" in tight({"type": "string", "pattern": pattern})) is held
