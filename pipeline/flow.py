@@ -48,7 +48,7 @@ from pipeline.prompts.compose import compose
 from pipeline.prompts.fit import Dropped, fit
 from pipeline.prompts.seeds import SEEDS
 from pipeline.session import Recall, recalled, spoken
-from pipeline.tools.loop import Loop, plus
+from pipeline.tools.loop import Loop
 
 _logger = logging.getLogger("headrace.flow")
 
@@ -144,16 +144,15 @@ class Flow:
 
     async def _speak(self, generation: Generation, run: Run) -> Outcome:
         """One call of the model, which goes on behind what the log holds, when its turn has come; what it used counts."""
-        writer, before = run.writer, run.slot.used or Usage()
-        generation = msgspec.structs.replace(generation, log=_log(writer))
+        generation = msgspec.structs.replace(generation, log=_log(run.writer))
         run.slot.reads(generation.messages)
         async with run.slot:
             try:
-                outcome = await (self._persist(generation, run) if writer.ref.shared else self.generates.generate(generation))
+                outcome = await (self._persist(generation, run) if run.writer.ref.shared else self.generates.generate(generation))
             except InvalidOutput as error:
-                run.slot.used = plus(before, Usage(error.read, error.written))
+                run.slot.spent(Usage(error.read, error.written))
                 raise
-            run.slot.used = plus(before, outcome.usage)
+            run.slot.spent(outcome.usage)
         return outcome
 
     async def _persist(self, generation: Generation, run: Run) -> Outcome:

@@ -104,7 +104,7 @@ class Remember:
                 lease.tape = tape
                 async with lease:
                     outcome = await self.generates.generate(generation)
-                lease.used = outcome.usage
+                lease.spent(outcome.usage)
             await tape.until(outcome.next_seq, self.settings.log.stall_s)
             return "".join(delta.text for delta in tape.deltas if isinstance(delta, Text)).strip()
 

@@ -27,7 +27,7 @@ from deployments.core.lease import Answer, Lease, Want
 from deployments.core.limits import Policy
 from deployments.core.outbox import Outbox
 from deployments.core.refusals import Refusals
-from deployments.core.run import Run
+from deployments.core.run import Open, Run
 from deployments.core.schema import migrate
 from deployments.core.store import Store
 from deployments.core.tokens import Tokens
@@ -301,3 +301,12 @@ async def until(observe: Callable[[], object], *, equals: object = True, within_
                 await asyncio.sleep(every_s)
     except TimeoutError:
         raise AssertionError(f"{seen!r} did not become {equals!r} within {within_s} s") from None
+
+
+class Counting(Open):
+    """A slot that is always there, and adds up what calls of the backend used."""
+
+    used = Usage()
+
+    def spent(self, usage: Usage) -> None:
+        self.used += usage

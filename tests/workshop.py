@@ -26,7 +26,7 @@ from deployments.generator.relay import Relays
 from pipeline.citations import Verbatim
 from pipeline.flow import Flow
 from pipeline.tools.loop import Loop
-from tests.fakes import SCOPES, Clock, FakeEmbeds, FakeRetrieves, FakeRoutes, Obedient, database
+from tests.fakes import SCOPES, Clock, Counting, FakeEmbeds, FakeRetrieves, FakeRoutes, Obedient, database
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",
@@ -101,7 +101,7 @@ class Workshop:
     async def run(self, turn: Turn, keep: Keep = forget, written: Sequence[Delta] = ()) -> list[Delta]:
         """Every delta of a turn's response, those included that were written before by a process that died."""
         ref = LogRef(turn.id, turn.principal.tenant, (self.hub.channel,), record=False, written=tuple(written))
-        self.slot = Open()
+        self.slot = Counting()
         with self.hub.follow(turn.id) as follower, self.hub.tape(turn.id) as tape, self.outbox.writer(ref) as writer:
             tape.recall(written)
             follower.recall(list(written))

@@ -96,7 +96,7 @@ class Lease:
         """How many go first, while it waits."""
         self.tape: Counted | None = None
         self.read: Sequence[Message] = ()
-        """What the backend is given to read, once that is known."""
+        """What the backend is given to read, once that is known and until it has said what it used."""
         self.free = False
         """Whether nothing of it was done by a backend."""
         self.used: Usage | None = None
@@ -136,6 +136,10 @@ class Lease:
     def reads(self, messages: Sequence[Message]) -> None:
         """Note what the backend is given to read."""
         self.read = messages
+
+    def spent(self, usage: Usage) -> None:
+        """Note what a call of the backend used that has ended; there may be others for the same answer."""
+        self.used, self.read = (self.used or Usage()) + usage, ()
 
     def routed(self, route: Route) -> None:
         """Have the caller told where the turn goes."""
@@ -200,10 +204,11 @@ class Lease:
             return Settled(self, self.want.prompt, 0, well=False)
         if used and used.replayed:
             return Settled(self, 0, 0, well=False)
-        if used:
+        if used and (isinstance(last, Finished) or not self.read):
             return Settled(self, used.prompt_tokens, used.completion_tokens, well=True)
-        served = self.tape.tokens if self.tape else 0
-        return Settled(self, await vocabulary.count(self.read) if served else 0, served, well=False)
+        before, served = used or Usage(), self.tape.tokens if self.tape else 0
+        read = await vocabulary.count(self.read) if served > before.completion_tokens else 0
+        return Settled(self, before.prompt_tokens + read, max(before.completion_tokens, served), well=False)
 
     def request(self) -> dict[str, Any]:
         """The fields of `hr_admit` that are this lease's own."""

@@ -21,9 +21,6 @@ async def forget(log: Sequence[Delta]) -> None:
 class Slot(Protocol):
     """The right to ask a backend: entering waits for its turn, and raises HeadraceError where it does not come or is over."""
 
-    used: Usage | None
-    """What the backend says it has used, once it has."""
-
     async def __aenter__(self) -> object:
         """Wait."""
         ...
@@ -36,6 +33,10 @@ class Slot(Protocol):
         """Note what the backend is given to read."""
         ...
 
+    def spent(self, usage: Usage) -> None:
+        """Note what a call of the backend used that has ended."""
+        ...
+
     def routed(self, route: Route) -> None:
         """Have the caller told where the turn goes."""
         ...
@@ -44,8 +45,6 @@ class Slot(Protocol):
 class Open:
     """A slot that is always there, for work that nobody meters."""
 
-    used: Usage | None = None
-
     async def __aenter__(self) -> None:
         """Go ahead."""
 
@@ -53,6 +52,9 @@ class Open:
         """End."""
 
     def reads(self, messages: Sequence[Message]) -> None:
+        """Nothing is counted."""
+
+    def spent(self, usage: Usage) -> None:
         """Nothing is counted."""
 
     def routed(self, route: Route) -> None:

@@ -196,6 +196,10 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int = 0
     replayed: bool = False
 
+    def __add__(self, other: "Usage") -> "Usage":
+        """The tokens of two calls of a model."""
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+
     @property
     def cached_tokens(self) -> int:
         """Tokens of the prompt that no backend had to read."""

@@ -272,6 +272,18 @@ async def test_an_answer_that_breaks_off_is_charged_for_what_was_written_and_rea
     assert (requests, tokens) == (2, 7 + await gate.vocabulary.count([Message("user", "x" * 20)]))
 
 
+async def test_an_answer_that_breaks_off_in_its_second_call_is_charged_for_both(hall: Hall) -> None:
+    gate, told = hall.open(), [Message("user", "x" * 20)]
+    async with gate.admit(hall.principal, WANT) as lease:
+        lease.tape = tape = Tape(tokens=3)
+        lease.spent(Usage(100, 3))
+        lease.reads(told)
+        tape.tokens += 40
+    await has_settled(gate)
+    _, tokens, _ = await Books(hall.store).used(hall.principal)
+    assert tokens == 100 + await gate.vocabulary.count(told) + 43
+
+
 class Deaf:
     """A client that loses the reply to the next settlement."""
 

@@ -22,7 +22,7 @@ from deployments.core.log import read, seize
 from deployments.core.models import Model
 from deployments.core.outbox import Outbox
 from deployments.core.responses import Item
-from deployments.core.run import Keep, Open, Run, forget
+from deployments.core.run import Keep, Run, forget
 from deployments.core.sections import Upstream
 from deployments.core.store import Store
 from deployments.core.tools import Tool, Toolbox
@@ -57,7 +57,7 @@ from deployments.core.types import (
 from deployments.core.vault import Vault
 from pipeline.answerable import UNANSWERED
 from pipeline.flow import Flow
-from tests.fakes import FakeEmbeds, FakeRetrieves, FakeRoutes, database, tenant
+from tests.fakes import Counting, FakeEmbeds, FakeRetrieves, FakeRoutes, database, tenant
 
 OURS = Principal("ours", "key", frozenset())
 NO_STORE = Store("sqlite+aiosqlite://", Vault(bytes(32)))
@@ -140,7 +140,7 @@ def turn(question: str = "what brings water to the wheel", store_id: str | None 
 
 async def test_what_was_used_is_told_before_the_end_of_the_log_has_come_back(stand: Stand) -> None:
     """A client may leave in between: it pays what its response says it has used."""
-    asked, slot = turn(), Open()
+    asked, slot = turn(), Counting()
     ref = LogRef(asked.id, "ours", (stand.hub.channel,), record=False)
     with stand.hub.tape(asked.id) as tape, stand.outbox.writer(ref) as writer:
         await stand.flow.answer(asked, Run(writer, tape, NO_STORE, slot=slot))
