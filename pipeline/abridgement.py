@@ -56,7 +56,7 @@ def abridge(question: str, passages: Sequence[Passage], limit_tokens: int, earli
     kept: dict[int, list[str]] = {}
     for place in sorted(_choose(pieces, _scores(question, earlier, pieces), limit_tokens)):
         kept.setdefault(pieces[place].passage, []).append(pieces[place].text)
-    return tuple(_cut(passages[number], "".join(texts).strip()) for number, texts in kept.items())
+    return tuple(shortened(passages[number], "".join(texts).strip()) for number, texts in kept.items())
 
 
 def _pieces(passages: Sequence[Passage]) -> list[Piece]:
@@ -122,6 +122,7 @@ def _choose(pieces: Sequence[Piece], scores: Sequence[float], limit_tokens: int)
     return kept
 
 
-def _cut(passage: Passage, text: str) -> Passage:
-    tokens = math.ceil(passage.chunk.tokens * len(text) / len(passage.chunk.text))
+def shortened(passage: Passage, text: str) -> Passage:
+    """The passage with a part of its text, and that part of its tokens."""
+    tokens = math.ceil(passage.chunk.tokens * len(text) / (len(passage.chunk.text) or 1))
     return msgspec.structs.replace(passage, chunk=msgspec.structs.replace(passage.chunk, text=text, tokens=tokens))

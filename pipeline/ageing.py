@@ -28,6 +28,6 @@ class HalfLives:
         if known is None:
             try:
                 known = self._known.put(key, await store.of(principal).corpus.half_life_s(store_id) or 0.0)
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, OSError) as error:
                 _logger.warning("store %s is searched without regard to age: %s", store_id, error)
         return known or None

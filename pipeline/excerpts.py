@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from deployments.core.types import Chunk, Passage
+from pipeline.abridgement import shortened
 from pipeline.support import MIN_WORDS, REFUSAL, SENTENCE, Asked, Words
 
 LIMIT = 4
@@ -82,5 +83,4 @@ def compress(passages: Sequence[Passage], chosen: Sequence[Excerpt]) -> tuple[Pa
     texts: dict[int, list[str]] = {}
     for excerpt in chosen:
         texts.setdefault(excerpt.passage, []).append(excerpt.text)
-    replace = msgspec.structs.replace
-    return tuple(replace(passages[number], chunk=replace(passages[number].chunk, text="\n".join(kept))) for number, kept in texts.items())
+    return tuple(shortened(passages[number], "\n".join(kept)) for number, kept in texts.items())

@@ -13,8 +13,15 @@ from deployments.core.account import Account
 from deployments.core.catalogue import Catalogue
 from deployments.core.choices import arms, chosen
 from deployments.core.config import Settings
-from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, InvalidOutput, Overloaded, StreamInterrupted
-from deployments.core.estimate import estimate
+from deployments.core.errors import (
+    BackendFailed,
+    ContextTooLong,
+    DeadlineExceeded,
+    HeadraceError,
+    InvalidOutput,
+    Overloaded,
+    StreamInterrupted,
+)
 from deployments.core.log import Writer, fenced
 from deployments.core.models import BUILT_IN, Model
 from deployments.core.ports import Embeds, Generates, Retrieves, Routes
@@ -44,8 +51,7 @@ from pipeline.ageing import HalfLives
 from pipeline.answerable import LEAST, UNANSWERED, answerable
 from pipeline.excerpts import compress, excerpts
 from pipeline.followup import Asked, asked, stands
-from pipeline.prompts.compose import compose
-from pipeline.prompts.fit import Dropped, fit
+from pipeline.prompts.fit import Dropped, prompt
 from pipeline.prompts.seeds import SEEDS
 from pipeline.session import Recall, recalled, spoken
 from pipeline.tools.loop import Loop
@@ -266,21 +272,25 @@ class Flow:
         quoting = held and not turn.toolbox.some and not turn.sampling.owes_json
         quotes = excerpts(turn.question, passages) if quoting else ()
         instruction, prompts = await self._instruction(turn, run, route, bool(passages))
-        said_tokens = sum(map(estimate, (instruction, *(message.content for message in turn.messages))))
-        room = self.settings.generator.room(said_tokens, turn.sampling.max_tokens, model)
         sources = compress(passages, quotes) if quotes else passages
-        fitted = fit(turn.question, notes, sources, route.context_tokens, room, turn.earlier)
+        longest = self.settings.generator.longest_prompt(turn.sampling.max_tokens, model)
+        fitted = prompt(turn, instruction, notes, sources, route.context_tokens, longest)
         if passages and not fitted.passages:
-            quotes, (instruction, prompts) = (), await self._instruction(turn, run, route, False)
+            if longest is not None and prompt(turn, instruction, notes, sources, route.context_tokens, None).passages:
+                raise ContextTooLong("the messages and the answer leave no room for what was found", param="messages")
+            instruction, prompts = await self._instruction(turn, run, route, False)
+            made = prompt(turn, instruction, notes, (), route.context_tokens, longest)
+            fitted = msgspec.structs.replace(made, dropped=fitted.dropped)
+        shown = "\n".join(one.chunk.text for one in fitted.passages)
         _tell(turn, prompts, fitted.dropped)
         return Generation(
             log=_log(run.writer),
-            messages=compose(recalled(turn.messages, fitted.notes) if fitted.notes else turn.messages, fitted.passages, instruction),
+            messages=fitted.messages,
             sampling=turn.sampling,
             passages=passages,
             citation_urls=tuple(f"{self.settings.base_url}/files/{p.file_id}#chunk={p.chunk.number}" for p in passages),
             deadline_s=turn.deadline_s,
-            quotes=tuple(excerpt.text for excerpt in quotes),
+            quotes=tuple(excerpt.text for excerpt in quotes if excerpt.text in shown),
             toolbox=turn.toolbox,
             tier=route.tier,
             prefers=chosen(turn.choices, "model", ""),
@@ -356,7 +366,7 @@ async def end(run: Run, last: Last) -> None:
     """Keep the response, then tell its readers that it has ended: what they have seen is not lost any more."""
     try:
         await run.keep((*run.writer.written, last))
-    except SQLAlchemyError:
+    except (SQLAlchemyError, OSError):
         _logger.exception("response %s can not be kept", run.writer.ref.response_id)
         last = run.writer.failed(HeadraceError("headrace could not keep the answer"))
     run.writer.end(last)

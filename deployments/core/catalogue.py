@@ -52,7 +52,7 @@ class Catalogue:
         try:
             async with store.session() as session:
                 self._models = _overlaid(self._seeds, await _rows(session))
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, OSError) as error:
             _logger.warning("the models are those of before: %s", error)
         return self._models or self._seeds
 

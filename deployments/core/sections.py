@@ -229,14 +229,21 @@ class Generator(Section):
         )
         return (first, *self.fallbacks)
 
-    def room(self, said_tokens: int, most_tokens: int | None, model: Model | None) -> int | None:
-        """The tokens left in a prompt that says so many and asks for an answer of that length, by the backend that takes most.
+    def longest_prompt(self, answer_tokens: int | None, model: Model | None) -> int | None:
+        """Tokens of the longest prompt that any backend (of the `model`, or all) takes with an answer of that length.
 
-        None where the context of one of the backends (of the `model`, or all) is not known.
+        A stated context holds both. The embedded model's answer ends where its slot does, so that only the usual length is kept free. None
+        where the context of one of the backends is not known.
         """
+        usual = self.default_max_tokens
+        wanted = answer_tokens or usual
         upstreams = model.upstreams(self.upstreams) if model else self.upstreams
-        sizes = [one.context_size or (0 if one.base_url else self.slot_tokens) for one in upstreams]
-        return max(sizes) - (most_tokens or self.default_max_tokens) - said_tokens if sizes and all(sizes) else None
+        sizes = [
+            one.context_size - wanted if one.context_size else None if one.base_url else self.slot_tokens - min(wanted, usual)
+            for one in upstreams
+        ]
+        known = [size for size in sizes if size is not None]
+        return max(known) if known and len(known) == len(sizes) else None
 
     @property
     def tiered(self) -> bool:

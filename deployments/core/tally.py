@@ -47,7 +47,9 @@ class Tally:
         try:
             async with self._store.write() as session:
                 await session.execute(insert.on_conflict_do_update(index_elements=self._keys, set_=added), rows)
-        except SQLAlchemyError:
-            _logger.exception("sums of %s can not be written down", self._table.__tablename__)
+        except BaseException as error:
             for key, amounts in noted.items():
                 self.add(key, *amounts)
+            if not isinstance(error, SQLAlchemyError | OSError):  # asyncpg's refused connections are the latter
+                raise
+            _logger.warning("sums of %s can not be written down: %s", self._table.__tablename__, error)

@@ -90,6 +90,9 @@ class Chain:
                 _logger.warning("%s: %s", call.upstream.name, error)
                 raise
             outcome = OK
+        except Exception:
+            outcome = HeadraceError.code
+            raise
         finally:
             if outcome == OK:
                 call.end(now(), good=True)

@@ -1,10 +1,10 @@
 """What one call of a backend came to, as far as it was heard; sans-I/O."""
 
 from deployments.core.account import Attempt
+from deployments.core.estimate import length
 from deployments.core.models import Upstream
 from deployments.core.types import Generation, Usage
 from deployments.generator.sse import Piece
-from deployments.generator.suited import length
 
 _NANO_OF_MILLIONTH = 1000
 """Costs are per million tokens, so a token costs so many billionths for each unit of them."""
@@ -29,7 +29,7 @@ class Spent:
 
     def attempt(self, outcome: str) -> Attempt:
         """The whole of it."""
-        used = self._usage or (Usage(length(self._generation), self._chunks) if self._heard else Usage())
+        used = self._usage or (Usage(length(self._generation.messages), self._chunks) if self._heard else Usage())
         read, written = used.prompt_tokens, used.completion_tokens
         cost = round(_NANO_OF_MILLIONTH * (read * self._upstream.input_cost + written * self._upstream.output_cost))
         return Attempt(self._upstream.name, outcome, read, written, cost)

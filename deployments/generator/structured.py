@@ -7,8 +7,8 @@ from contextlib import aclosing
 import jsonschema_rs
 import msgspec
 
-from deployments.core.errors import InvalidOutput
-from deployments.core.estimate import estimate
+from deployments.core.errors import ContextTooLong, InvalidOutput
+from deployments.core.estimate import length
 from deployments.core.schemas import validator
 from deployments.core.shape import Schema
 from deployments.core.types import Generation, Message, Usage
@@ -36,10 +36,12 @@ async def structured(stream: Streams, generation: Generation) -> AsyncGenerator[
     if wrong := _wrong(schema, whole):
         left_s = max(0.0, until - asyncio.get_running_loop().time())
         again = msgspec.structs.replace(generation, messages=_asked_again(generation, whole.text, wrong), deadline_s=left_s)
-        whole = _added(whole, await _whole(stream(again)))
+        try:
+            whole = _added(whole, await _whole(stream(again)))
+        except ContextTooLong:  # with the wrong answer in it, not with what was asked
+            raise _unfit(wrong).took(*_used(whole, generation)) from None
         if wrong := _wrong(schema, whole):
-            used = whole.usage or Usage(sum(estimate(message.content) for message in again.messages), whole.chunks)
-            raise _unfit(wrong).took(used.prompt_tokens, used.completion_tokens)
+            raise _unfit(wrong).took(*_used(whole, again))
     yield whole
 
 
@@ -71,6 +73,11 @@ async def _whole(pieces: AsyncGenerator[Piece]) -> Piece:
                 done=True,
             )
     return msgspec.structs.replace(whole, text="".join(texts))
+
+
+def _used(whole: Piece, generation: Generation) -> tuple[int, int]:
+    """Tokens read and written for an answer, roughly where the backend did not say."""
+    return (whole.usage.prompt_tokens, whole.usage.completion_tokens) if whole.usage else (length(generation.messages), whole.chunks)
 
 
 def _wrong(schema: Schema, whole: Piece) -> str:

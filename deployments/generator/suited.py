@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 
 from deployments.core.errors import ContextTooLong, Overloaded, Unsupported
-from deployments.core.estimate import CHARS_PER_TOKEN
-from deployments.core.images import IMAGE_TOKENS
+from deployments.core.estimate import length
 from deployments.core.models import Ability, Upstream
 from deployments.core.types import Generation
 
@@ -26,16 +25,10 @@ def suited(upstreams: Iterable[Upstream], generation: Generation, usual_tokens: 
         if not able:
             message = f"no backend of the model has the ability '{ability}'"
             raise Unsupported(message, param=_PARAMS[ability], code="unsupported_value")
-    needed = length(generation) + (generation.sampling.max_tokens or usual_tokens)
+    needed = length(generation.messages) + (generation.sampling.max_tokens or usual_tokens)
     if roomy := tuple(one for one in able if one.context_size is None or needed <= one.context_size):
         return roomy
     raise ContextTooLong("the messages and the answer are longer than the model's context", param="messages")
-
-
-def length(generation: Generation) -> int:
-    """Tokens of the prompt, roughly."""
-    chars = sum(len(message.content) + sum(len(call.arguments) for call in message.calls) for message in generation.messages)
-    return chars // CHARS_PER_TOKEN + IMAGE_TOKENS * sum(len(message.images) for message in generation.messages)
 
 
 def _needed(generation: Generation) -> list[Ability]:

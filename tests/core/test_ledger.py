@@ -55,12 +55,13 @@ async def test_attempts_are_summed_by_whatever_is_asked_for(store: Store, clock:
     assert days == sorted(days, key=str, reverse=True)
 
 
-async def test_what_can_not_be_written_is_written_later_and_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OperationalError("insert", None, Exception("the disk is full")), ConnectionRefusedError("no")])
+async def test_what_can_not_be_written_is_written_later_and_once(store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     ledger = Ledger(store)
     ledger.note("acme", account(), Attempt("primary", OK, 5, 5, 5))
 
     def away() -> None:
-        raise OperationalError("insert", None, Exception("the disk is full"))
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "write", away)

@@ -85,10 +85,11 @@ def test_what_is_shown_is_what_was_made(named: str, fields: dict[str, Any], abil
     assert "api_key" not in str(model.shown())
 
 
-def test_the_room_in_a_prompt_is_that_of_the_backend_that_takes_most() -> None:
+def test_the_longest_prompt_is_that_of_the_backend_that_takes_most() -> None:
     embedded = Generator(slot_tokens=2000, default_max_tokens=200)
-    assert embedded.room(300, None, None) == 1500
-    assert embedded.room(300, 500, None) == 1200
+    assert embedded.longest_prompt(None, None) == 1800
+    assert embedded.longest_prompt(4096, None) == 1800, "its answer ends where the slot does"
     wide = made("primary", NEAR | {"context_size": 8000})
-    assert embedded.room(0, None, wide) == 7800
-    assert embedded.room(0, None, made("primary", NEAR)) is None, "nobody knows what the other takes"
+    assert embedded.longest_prompt(None, wide) == 7800
+    assert embedded.longest_prompt(7000, wide) == 1800
+    assert embedded.longest_prompt(None, made("primary", NEAR)) is None, "nobody knows what the other takes"

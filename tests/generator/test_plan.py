@@ -225,6 +225,7 @@ def test_a_backend_that_is_preferred_goes_before_all_others_while_it_takes_calls
     plan = Plan((first, other), settings, standings, Budget(settings), Random(1), until=100, prefers="other")
     call = plan.begin(0)
     assert call.upstream.name == "other"
-    assert plan.failed(call, Unreachable("gone"), 0.1, None) == 0
+    plan.failed(call, Unreachable("gone"), 0.1)
+    assert plan.again(Unreachable("gone"), 0.1, None) == 0
     assert plan.begin(0.1).upstream.name == "first"
     assert Plan((first, other), settings, standings, Budget(settings), Random(1), until=100).begin(0.1).upstream.name == "first"

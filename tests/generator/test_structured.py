@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 import pytest
 
-from deployments.core.errors import InvalidOutput
+from deployments.core.errors import ContextTooLong, InvalidOutput
 from deployments.core.shape import Schema
 from deployments.core.types import Generation, LogRef, Message, Sampling, Usage
 from deployments.generator.sse import CallPiece, Piece
@@ -67,6 +67,20 @@ async def test_a_held_answer_that_stays_wrong_is_an_error_and_shows_nothing(wron
     assert len(rounds.asked) == 2
     travelled = pickle.loads(pickle.dumps(error.value))  # noqa: S301
     assert (travelled.message, travelled.read, travelled.written) == (error.value.message, 20, 8)
+
+
+async def test_where_there_is_no_room_to_ask_once_more_the_answer_is_what_was_wrong() -> None:
+    rounds = Rounds(WRONG)
+
+    async def stream(asked: Generation) -> AsyncGenerator[Piece]:
+        if rounds.asked:
+            raise ContextTooLong("the messages are longer than the model's context")
+        async for piece in rounds.stream(asked):
+            yield piece
+
+    with pytest.raises(InvalidOutput) as error:
+        _ = [piece async for piece in structured(stream, generation(held=True))]
+    assert (error.value.read, error.value.written) == (10, 4)
 
 
 @pytest.mark.parametrize("wrong", BAD)

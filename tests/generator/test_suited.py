@@ -8,7 +8,8 @@ from deployments.core.errors import ContextTooLong, Overloaded, Unsupported
 from deployments.core.images import IMAGE_TOKENS, Image
 from deployments.core.models import Upstream
 from deployments.core.shape import Schema
-from deployments.core.types import Generation, LogRef, Message, Sampling, Tool, Toolbox
+from deployments.core.tools import Tool, Toolbox
+from deployments.core.types import Generation, LogRef, Message, Sampling
 from deployments.generator.suited import suited
 
 PNG = Image("png", b"\x89PNG\r\n\x1a\n")

@@ -44,7 +44,7 @@ def test_calls_and_their_results_stay_as_they_are_behind_the_question() -> None:
 def test_the_images_of_a_question_stay_with_it() -> None:
     image = Image("png", b"")
     asked = Message("user", "What is CORS?", images=(image,))
-    assert compose((asked,), PASSAGES[:1], searched=True)[-1].images == (image,)
+    assert compose((asked,), PASSAGES[:1], GROUNDED)[-1].images == (image,)
 
 
 def test_a_search_that_found_nothing_says_so() -> None:

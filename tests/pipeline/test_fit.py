@@ -1,7 +1,11 @@
 """What of a turn's context goes into its prompt."""
 
-from deployments.core.types import Chunk, Message, Passage
-from pipeline.prompts.fit import Dropped, fit
+import msgspec
+import pytest
+
+from deployments.core.estimate import length
+from deployments.core.types import Chunk, Message, Passage, Principal, Sampling, Turn
+from pipeline.prompts.fit import Dropped, fit, prompt
 
 NOTES = (Message("system", "Summary of the conversation so far: " + "x" * 364),)
 FIRST = "The headrace brings water to the wheel of the mill. " * 4
@@ -39,3 +43,18 @@ def test_where_there_is_no_room_at_all_everything_is_told_of() -> None:
     fitted = fit("water?", NOTES, passages(FIRST, SECOND), 200, -5)
     assert (fitted.notes, fitted.passages) == ((), ())
     assert fitted.dropped == Dropped(summary_tokens=100, passage_tokens=200, passages=2)
+
+
+@pytest.mark.parametrize("longest", [120, 200, 300])
+def test_a_prompt_is_as_long_as_it_may_be_as_backends_are_chosen_by(longest: int) -> None:
+    wide = [msgspec.structs.replace(one, title="A long title " * 5) for one in passages(FIRST, SECOND)]
+    cheap = [
+        msgspec.structs.replace(one, chunk=msgspec.structs.replace(one.chunk, tokens=20)) for one in wide
+    ]  # under a token in 4 characters
+    asked = Turn("r", Principal("t", "k", frozenset()), "headrace", (Message("user", "water?"),), Sampling(), 0, 5)
+    fitted = prompt(asked, "Answer.", (), cheap, 200, longest)
+    assert length(fitted.messages) <= longest
+    assert fitted.passages
+    unbound = prompt(asked, "Answer.", (), cheap, 200, None)
+    assert len(unbound.passages) == 2
+    assert length(unbound.messages) > 120

@@ -8,7 +8,7 @@ import pytest
 
 from deployments.core.choices import Choice
 from deployments.core.config import Settings
-from deployments.core.types import Chunk, Message, Source, Turn
+from deployments.core.types import Chunk, Failed, Message, Sampling, Source, Turn
 from pipeline.cache import place, revision
 from pipeline.flow import Flow
 from pipeline.prompts.seeds import SEEDS
@@ -57,7 +57,22 @@ async def test_limit_and_context_of_retrieval_vary(stand: Stand) -> None:
     await several.run(varied(Choice("retrieval", "context_tokens", "40")))
     usual, fewer, shorter = stand.generates.calls
     assert [len(call.passages) for call in (usual, fewer, shorter)] == [4, 2, 4]
-    assert len(shorter.messages[-1].content) < len(usual.messages[-1].content) / 4
+    assert [call.messages[-1].content.count("Water comes") for call in (usual, shorter)] == [4, 2], "of 16 tokens each"
+    assert [len(call.quotes) for call in (usual, shorter)] == [4, 2], "what is not shown is not offered"
+
+
+async def test_a_bound_on_the_answer_takes_no_passage_from_the_embedded_model(stand: Stand) -> None:
+    await stand.run(msgspec.structs.replace(turn(), sampling=Sampling(max_tokens=4096)))
+    call = stand.generates.calls[-1]
+    assert "Sources:" in call.messages[-1].content
+    assert call.quotes
+
+
+async def test_what_was_found_and_has_no_room_is_an_error_and_not_nothing_found(stand: Stand) -> None:
+    *_, last = await stand.run(turn("what brings water to the wheel" + "." * 8000))
+    assert isinstance(last, Failed)
+    assert last.code == "context_length_exceeded"
+    assert not stand.generates.calls
 
 
 async def test_the_log_says_which_prompts_sides_and_what_was_left_out_but_nothing_of_what_is_said(

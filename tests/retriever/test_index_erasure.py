@@ -106,7 +106,7 @@ async def test_writers_and_readers_go_on_while_bytes_are_removed(tmp_path: Path)
 
     reading = asyncio.gather(*(read(shelf) for shelf in shelves))
     await asyncio.gather(*(write(shelf, name) for shelf, name in zip(shelves, ("a", "b"), strict=True)))
-    await until(lambda: place_of(shelves[0]).stale, equals=False)
+    await until(lambda: place_of(shelves[0]).stale, equals=False, within_s=60)  # the readers leave little of a busy machine
     done.set()
     await reading
     assert len(tables) > 1
