@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -12,12 +12,13 @@ from rich.console import Console
 from deployments.core.errors import NotFound
 from deployments.core.ids import new_id
 from deployments.core.types import Principal
-from deployments.retriever.index_tables import DAMAGE
-from deployments.retriever.service import Retriever
 from pipeline.cli.registry import DEFAULT, Config, Json, Registry, refusal, show, within
 from pipeline.cli.steps import steps
 from pipeline.manifest import load
 from pipeline.rebuild import rebuild
+
+if TYPE_CHECKING:
+    from deployments.retriever.service import Retriever
 
 app = typer.Typer(help="The search index: rebuild, verify.", no_args_is_help=True)
 
@@ -76,7 +77,9 @@ def verify(store: Store = None, config: Config = DEFAULT, as_json: Json = False)
 
 
 @asynccontextmanager
-async def _retriever(config: Path) -> AsyncGenerator[Retriever]:
+async def _retriever(config: Path) -> "AsyncGenerator[Retriever]":
+    from deployments.retriever.service import Retriever
+
     retriever = Retriever(load(config).settings)
     try:
         yield retriever
@@ -99,8 +102,10 @@ async def _stores(registry: Registry, wanted: str | None) -> list[tuple[Principa
     return stores
 
 
-async def _compare(registry: Registry, retriever: Retriever, principal: Principal, store_id: str) -> tuple[int, int, int, int]:
+async def _compare(registry: Registry, retriever: "Retriever", principal: Principal, store_id: str) -> tuple[int, int, int, int]:
     """Of the passages in a store's index, how many are sound and how many damaged; then how many it lacks and how many are too many."""
+    from deployments.retriever.index_tables import DAMAGE
+
     corpus = registry.store.of(principal).corpus
     try:
         found, damaged = await retriever.verify(principal, store_id)

@@ -19,7 +19,6 @@ from deployments.core.store import VectorStore
 from deployments.core.types import Principal
 from deployments.retriever.charset import BOMS, PROBE_BYTES
 from deployments.retriever.parse import BINARY, SUFFIXES
-from deployments.retriever.service import Retriever
 from pipeline.cli.client import URL, Client, Refused, key, line
 from pipeline.cli.registry import DEFAULT, Config, Registry, settings_of, within
 from pipeline.cli.sync import Change, Document, Sync
@@ -143,7 +142,8 @@ def ingest(
 
 def in_bulk(console: Console, paths: Sequence[Path], wanted: str | None, prune: bool, tenant: str, config: Path) -> None:
     """Ingest by `pipeline.bulk`; see `ingest`."""
-    from pipeline.bulk import Bulk, running  # Ray Data takes seconds to import
+    from deployments.retriever.service import Retriever
+    from pipeline.bulk import Bulk, running  # Ray Data and Lance take seconds to import
 
     settings = settings_of(config)
     found = find(paths, settings.gateway.max_upload_bytes)

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +188,11 @@ def test_a_tenants_threshold_is_set(config: Path) -> None:
     told(config, "tenants", "add", "acme", "--threshold", "0.25")
     assert told(config, "tenants", "show", "acme")[0]["threshold"] == 0.25
     assert run(config, "tenants", "set", "acme", "--threshold", "2").exit_code == 1
+
+
+def test_the_command_line_imports_what_is_heavy_only_when_it_runs() -> None:
+    script = (
+        "import sys, pipeline.cli.app; sys.exit(str({'lancedb', 'torch', 'ray', 'fastapi', 'openai', 'onnxruntime'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert done.stderr.strip() == "set()"
