@@ -176,8 +176,8 @@ def _rotating(name: str, path: Path) -> logging.Logger:
 _libc = ctypes.CDLL(None, use_errno=True)  # loaded before any fork: a forked child should not search for libraries
 
 
-def die_with_parent() -> None:
-    """For a forked child, before it runs its program: have the system end it when its parent ends, however that happens."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """For a forked child, before it runs its program: have the system end it by `number` when its parent ends, however that happens."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() == 1:  # the parent went away in between
         os._exit(1)

@@ -160,7 +160,8 @@ class Obedient:
 
     async def stream(self, generation: Generation) -> AsyncGenerator[Piece]:
         self.asked.append(generation)
-        told = dict.fromkeys(order for message in generation.messages for order in ORDER.findall(message.content))
+        texts = [message.content for message in generation.messages] + [tool.description or "" for tool in generation.toolbox.tools]
+        told = dict.fromkeys(order for text in texts for order in ORDER.findall(text))
         made = {(call.name, call.arguments) for message in generation.messages for call in message.calls}
         orders = [order for order in told if self.tireless or order not in made]
         self.orders += len(orders)

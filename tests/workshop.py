@@ -9,7 +9,11 @@ from typing import Any, cast
 
 import httpx2
 import msgspec
+import uvicorn
 from redis.asyncio import Redis
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.core.config import Log, Settings
 from deployments.core.fetch import Fetcher
@@ -26,7 +30,7 @@ from deployments.generator.relay import Relays
 from pipeline.citations import Verbatim
 from pipeline.flow import Flow
 from pipeline.tools.loop import Loop
-from tests.fakes import SCOPES, Clock, Counting, FakeEmbeds, FakeRetrieves, FakeRoutes, Obedient, database
+from tests.fakes import SCOPES, Clock, Counting, FakeEmbeds, FakeRetrieves, FakeRoutes, Obedient, database, until
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",
@@ -96,7 +100,7 @@ class Workshop:
         self.count += 1
         fields = {"toolbox": Toolbox(choice="auto", allowed=ALLOWED)} | fields
         messages = (*before, Message("user", question))
-        return Turn(name or f"resp_{self.count}", self.caller, "headrace", messages, Sampling(), 0, 20, **fields)
+        return Turn(name or f"resp_{self.count}", self.caller, "headrace", messages, Sampling(), int(self.clock()), 20, **fields)
 
     async def run(self, turn: Turn, keep: Keep = forget, written: Sequence[Delta] = ()) -> list[Delta]:
         """Every delta of a turn's response, those included that were written before by a process that died."""
@@ -133,6 +137,43 @@ async def workshop(valkey: Redis, folder: Path, tools: Tools = TOOLS, model: Obe
             yield Workshop(flow, model, recorder, shelf, store, clock, caller, hub, Outbox(valkey, settings.log, local=hub))
     finally:
         await hub.close()
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp) -> AsyncIterator[str]:
+    """An app on a port of the loopback: its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+class Crafted:
+    """An MCP server that says of its tools what it is told to, and whose calls all give the same."""
+
+    def __init__(self, *tools: dict[str, Any], gives: dict[str, Any] | None = None):
+        self._replies: dict[str, Any] = {
+            "initialize": {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "c", "version": "1"}},
+            "tools/list": {"tools": [{"inputSchema": {"type": "object"}, **tool} for tool in tools]},
+            "tools/call": gives or {"content": []},
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            request = Request(scope, receive)
+            asked: dict[str, Any] = await request.json() if request.method == "POST" else {}
+            await self._reply(request.method, asked)(scope, receive, send)
+
+    def _reply(self, method: str, asked: dict[str, Any]) -> Response:
+        if method != "POST" or "id" not in asked:
+            return Response(status_code=202 if asked else 405)
+        reply = self._replies.get(asked["method"])
+        found = {"result": reply} if reply is not None else {"error": {"code": -32601, "message": "no such method"}}
+        return JSONResponse({"jsonrpc": "2.0", "id": asked["id"], **found})
 
 
 def ran(deltas: Sequence[Delta]) -> list[Ran]:

@@ -23,11 +23,14 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 _MAX_ADDRESSES = 4
 _MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_PLAIN = {"accept-encoding": "identity", "user-agent": "headrace"}
+_PLAIN = {"accept-encoding": "identity"}
 """What is packed could be far larger than its bytes."""
+_OURS = {**_PLAIN, "user-agent": "headrace"}
 
-_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
-_COMPATIBLE = IPv6Network("::/96")
+_WRAPPING = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"))
+"""Their last four bytes are an IPv4 address: NAT64 (RFC 6052) and compatible ones."""
+_CLOSED = (IPv6Network("64:ff9b:1::/48"), IPv6Network("3fff::/20"))
+"""Local translation, where the IPv4 address may stand anywhere (RFC 8215), and documentation (RFC 9637)."""
 
 
 class Forbade(HeadraceError):
@@ -37,7 +40,7 @@ class Forbade(HeadraceError):
 
 
 class Unfetched(BackendFailed):
-    """It could not be fetched: not there, too slow, too large, or led elsewhere."""
+    """It could not be fetched: not there, too slow, packed, or led elsewhere."""
 
     code = "not_fetched"
 
@@ -53,7 +56,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Fetched:
-    """What came: the status, the type of the content as it was told, and the content."""
+    """What came: the status, the type of the content as it was told, and the content, which ends at the bound where there is more."""
 
     status: int
     content_type: str
@@ -64,11 +67,11 @@ def public(address: Address) -> bool:
     """Whether an address is one of the open Internet; those that wrap another are as public as it is."""
     if isinstance(address, IPv6Address):
         wrapped = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if any(address in network for network in (*_NAT64, _COMPATIBLE)):
+        if any(address in network for network in _WRAPPING):
             wrapped = IPv4Address(address.packed[-4:])
         if wrapped is not None:
             return public(wrapped)
-        if address.is_site_local:
+        if address.is_site_local or any(address in network for network in _CLOSED):
             return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
@@ -82,7 +85,8 @@ async def resolve(host: str, port: int) -> list[str]:
 class Guarded(httpx2.AsyncBaseTransport):
     """Sends requests to public addresses only, and to `hosts` wherever they are; raises Forbade for others.
 
-    It stands below whatever follows redirects, so each of them is checked. A reply that grows over `max_bytes` breaks off.
+    It stands below whatever follows redirects, so each of them is checked. A reply that grows over `max_bytes` breaks off; one that is
+    packed is refused with Unfetched, whoever would unpack it.
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class Guarded(httpx2.AsyncBaseTransport):
         for address in addresses[:_MAX_ADDRESSES]:
             try:
                 response = await self._inner.handle_async_request(_to(request, address))
+                await _unpacked(response)
                 if self._max_bytes is not None and isinstance(response.stream, httpx2.AsyncByteStream):
                     response.stream = _Counted(response.stream, self._max_bytes)
                 return response
@@ -154,7 +159,7 @@ def _to(request: httpx2.Request, address: Address) -> httpx2.Request:
     return httpx2.Request(
         request.method,
         request.url.copy_with(host=str(address)),
-        headers=request.headers,  # `Host` among them
+        headers={**request.headers, **_PLAIN},  # `Host` among them
         stream=request.stream,
         extensions=extensions,
     )
@@ -188,7 +193,7 @@ class Fetcher:
         try:
             async with asyncio.timeout(bounds.timeout_s):
                 target = httpx2.URL(url).copy_merge_params(dict(params or {}))
-                request = httpx2.Request(method, target, headers={**_PLAIN, **(headers or {})}, content=body)
+                request = httpx2.Request(method, target, headers={**_OURS, **(headers or {})}, content=body)
                 for _ in range(min(bounds.redirects, _MAX_REDIRECTS) + 1):
                     response = await self._through().handle_async_request(request)
                     try:
@@ -215,18 +220,23 @@ def _next(request: httpx2.Request, response: httpx2.Response) -> httpx2.Request:
         raise Unfetched("it led elsewhere")
     target = request.url.join(response.headers["location"])
     same = (target.scheme, target.host, target.port) == (request.url.scheme, request.url.host, request.url.port)
-    headers = {name: value for name, value in request.headers.items() if name != "host"} if same else _PLAIN
+    headers = {name: value for name, value in request.headers.items() if name != "host"} if same else _OURS
     return httpx2.Request("GET", target, headers=headers)
 
 
 async def _body(response: httpx2.Response, max_bytes: int) -> bytes:
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise Unfetched("it is packed, which was not asked for")
     content, stream = b"", response.stream
     if not isinstance(stream, httpx2.AsyncByteStream):
         raise Unfetched("it can not be read")
     async for piece in stream:
         content += piece
-        if len(content) > max_bytes:
-            raise Unfetched(f"it is larger than {max_bytes} bytes")
-    return content
+        if len(content) >= max_bytes:
+            break
+    return content[:max_bytes]
+
+
+async def _unpacked(response: httpx2.Response) -> None:
+    """Raises Unfetched for a reply that is packed."""
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        await response.aclose()
+        raise Unfetched("it is packed, which was not asked for")

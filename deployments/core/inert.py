@@ -1,6 +1,7 @@
 """Text of others as it may stand in a prompt: it plays no role, and looks like nothing of ours. Pure."""
 
 import re
+from typing import Any, cast
 
 OURS = re.compile(r"\s*(?:\[\d+\]|Sources\s*:|Question\s*:)", re.IGNORECASE)
 """How lines of our own templates begin; such a line of somebody else is quoted with `> `."""
@@ -14,6 +15,19 @@ MARKER = re.compile(
 def unmarked(text: str) -> str:
     """The text without a control token of a chat template in it."""
     return MARKER.sub(lambda found: f"{found[0]} ", text)
+
+
+def unmarked_json(value: Any) -> Any:
+    """A JSON value without a control token in any of its strings, names included; raises RecursionError for one that is too deep."""
+    match value:
+        case str():
+            return unmarked(value)
+        case list():
+            return [unmarked_json(one) for one in cast("list[Any]", value)]
+        case dict():
+            return {unmarked(name): unmarked_json(one) for name, one in cast("dict[str, Any]", value).items()}
+        case _:
+            return value
 
 
 def inert(text: str) -> str:

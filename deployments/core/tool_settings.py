@@ -64,6 +64,7 @@ class McpServer(Bounded):
     secret_headers: dict[str, str] = Field(default={}, description="Headers with the names of their values in `tools.secrets`.")
     effects: dict[str, Effect] = Field(default={}, description="What single tools do, where it is not `effect`; no server is believed.")
     only: tuple[str, ...] | None = Field(default=None, description="Its tools that may be used; none: all of them.")
+    trusted: bool = Field(default=False, description="Whether what it says of its tools is as good as the operator's own words.")
     refresh_s: float = Field(default=300, ge=1, description="How long the list of its tools is used.")
 
 
@@ -77,6 +78,7 @@ class Tools(Section):
     hosts: tuple[str, ...] = Field(default=(), description="Hosts of the own network that tools may call; others must be public.")
     rounds: int = Field(default=6, ge=1, le=32, description="Times the model is asked within one answer.")
     calls: int = Field(default=16, ge=1, le=64, description="Calls of tools within one answer.")
+    processes: int = Field(default=8, ge=1, le=64, description="Processes of Python tools that one replica runs side by side.")
     at_once: int = Field(default=4, ge=1, le=16, description="Calls of one answer that run side by side.")
     turn_bytes: int = Field(default=32_000, ge=1024, le=40_000, description="Arguments and results of all calls of one answer.")
     approval_s: int = Field(default=900, ge=10, le=86_400, description="How long a call that was asked for may be approved.")
@@ -96,6 +98,8 @@ class Tools(Section):
         labels = [OWN, *(server.label for server in self.mcp)]
         if len(set(names)) < len(names) or len(set(labels)) < len(labels):
             raise ValueError(f"tools: each tool has a name of its own, and each server a label other than {OWN!r}")
+        if any(name.startswith(f"{server.label}__") for name in names for server in self.mcp):
+            raise ValueError("tools: no name of a tool begins as those of an MCP server do, with its label and `__`")
         for caller in (*self.http, *self.mcp):
             if unknown := set(caller.secret_headers.values()) - set(self.secrets):
                 raise ValueError(f"tools.secrets has no {unknown.pop()!r}")

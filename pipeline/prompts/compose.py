@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from deployments.core.inert import inert, unmarked
+from deployments.core.inert import inert, unmarked, unmarked_json
 from deployments.core.types import Message, Passage, ToolCall
 
 
@@ -30,7 +30,12 @@ def _plain(message: Message) -> Message:
 
 
 def _plain_call(call: ToolCall) -> ToolCall:
-    return msgspec.structs.replace(call, arguments=unmarked(call.arguments))
+    """The call with arguments that play no role either, also where a template of a prompt decodes them."""
+    try:
+        arguments = msgspec.json.encode(unmarked_json(msgspec.json.decode(call.arguments))).decode()
+    except (ValueError, RecursionError):
+        arguments = unmarked(call.arguments)
+    return msgspec.structs.replace(call, arguments=arguments)
 
 
 def _grounded(question: str, passages: Sequence[Passage]) -> str:

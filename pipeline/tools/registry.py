@@ -25,6 +25,11 @@ class Registered:
     source: PythonTool | HttpTool | McpServer
 
     @property
+    def vouched(self) -> bool:
+        """Whether the operator vouches for what the model is told of it."""
+        return not isinstance(self.source, McpServer) or self.source.trusted
+
+    @property
     def offered(self) -> str:
         """What the model calls it."""
         return offered(self.label, self.name)
@@ -41,6 +46,11 @@ class Allowed:
 
     tools: Mapping[str, Registered]
     asking: frozenset[str] = frozenset()
+
+    @property
+    def vouched(self) -> bool:
+        """Whether the operator vouches for what the model is told of all of them."""
+        return all(tool.vouched for tool in self.tools.values())
 
     def named(self, label: str, name: str) -> Registered | None:
         """The tool of that name, where it is allowed."""

@@ -9,6 +9,7 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
+from functools import partial
 from os import pathsep
 
 import msgspec
@@ -23,8 +24,12 @@ from pipeline.tools.registry import Registered
 _logger = logging.getLogger("headrace.tools")
 
 CUT = " [cut]"
-_JSON_FACTOR = 6
-"""A character may take six bytes of JSON."""
+_JSON_FACTOR = 12
+"""A character may take twelve bytes of JSON."""
+_ERROR_BYTES = 4096
+"""What an error of a process takes at most."""
+
+_ENDS = partial(die_with_parent, signal.SIGKILL)
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -39,6 +44,7 @@ class Runner:
 
     def __init__(self, settings: Tools, servers: Servers, fetcher: Fetcher):
         self._settings, self._servers, self._fetcher = settings, servers, fetcher
+        self._processes = asyncio.Semaphore(settings.processes)
 
     async def run(self, tool: Registered, arguments: bytes) -> Result:
         """Make a call with arguments that fit the tool's schema; the result is cut to the tool's bound."""
@@ -59,7 +65,8 @@ class Runner:
     async def _run(self, tool: Registered, arguments: bytes) -> Result:
         match tool.source:
             case PythonTool() as source:
-                return await _python(source, arguments)
+                async with self._processes:
+                    return await _python(source, arguments)
             case HttpTool() as source:
                 return await self._http(source, arguments)
             case source:
@@ -68,7 +75,7 @@ class Runner:
 
     async def _http(self, tool: HttpTool, arguments: bytes) -> Result:
         headers = {**tool.headers, **self._settings.headers(tool)}
-        bounds = Bounds(tool.timeout_s, 4 * tool.output_bytes)
+        bounds = Bounds(tool.timeout_s, tool.output_bytes + 1)  # so that it is seen to be cut
         if tool.method == "GET":
             params = {name: _text(value) for name, value in msgspec.json.decode(arguments).items()}
             got = await self._fetcher.fetch(tool.url, bounds, headers=headers, params=params)
@@ -81,7 +88,7 @@ class Runner:
 
 async def _python(tool: PythonTool, arguments: bytes) -> Result:
     """A call in a process of its own, which is gone afterwards."""
-    most = _JSON_FACTOR * tool.output_bytes + 1024
+    most = _JSON_FACTOR * (tool.output_bytes + 1) + _ERROR_BYTES
     async with _process(tool) as process:
         said = await _exchange(process, arguments, most)
     try:
@@ -94,11 +101,11 @@ async def _python(tool: PythonTool, arguments: bytes) -> Result:
 @contextlib.asynccontextmanager
 async def _process(tool: PythonTool) -> AsyncIterator[Process]:
     # It gets our import path, and nothing else of our environment: there are secrets in that.
-    bounds = (str(tool.timeout_s), str(tool.memory_bytes), "network" if tool.network else "none")
+    bounds = (str(tool.timeout_s), str(tool.memory_bytes), str(tool.output_bytes + 1), "network" if tool.network else "none")
     words = (sys.executable, "-m", "pipeline.tools.process", tool.function, *bounds)
     environment = {"PYTHONPATH": pathsep.join(sys.path), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     process = await asyncio.create_subprocess_exec(
-        *words, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment, start_new_session=True, preexec_fn=die_with_parent
+        *words, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment, start_new_session=True, preexec_fn=_ENDS
     )
     try:
         yield process

@@ -66,20 +66,27 @@ async def test_headers_do_not_follow_to_another_origin() -> None:
         await fetcher.fetch("http://a.test/", Bounds(redirects=3), method="POST", body=b"{}")
 
 
-async def test_what_is_large_slow_or_packed_is_broken_off() -> None:
-    class Endless(httpx2.AsyncByteStream):
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            while True:
-                yield b"x" * 1000
-                await asyncio.sleep(0)
+class Endless(httpx2.AsyncByteStream):
+    """A body that never ends."""
 
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 999
+            await asyncio.sleep(0)
+
+
+async def test_what_is_large_ends_at_the_bound() -> None:
+    fetcher = answering(lambda _: httpx2.Response(200, stream=Endless()), ["93.184.216.34"], [])
+    assert (await fetcher.fetch("http://a.test/", Bounds(max_bytes=10_000))).body == b"x" * 10_000
+
+
+async def test_what_is_slow_or_packed_is_broken_off() -> None:
     class Silent(httpx2.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             await asyncio.Event().wait()
             yield b""
 
     for response in (
-        httpx2.Response(200, stream=Endless()),
         httpx2.Response(200, stream=Silent()),
         httpx2.Response(200, headers={"content-encoding": "gzip"}, stream=Endless()),
     ):
@@ -97,6 +104,28 @@ async def test_a_host_of_the_own_network_is_reached_where_it_is_named() -> None:
         await Fetcher(transport=guarded).fetch("http://other.test/", Bounds())
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111"])
+async def test_what_unpacks_is_given_nothing_packed() -> None:
+    """A client that would unpack a reply, and asks for that, as libraries do."""
+    sent: list[httpx2.Request] = []
+
+    def bomb(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request)
+        return httpx2.Response(200, headers={"content-encoding": "gzip"}, stream=Endless())
+
+    async def resolver(host: str, port: int) -> list[str]:
+        return ["93.184.216.34"]
+
+    async with httpx2.AsyncClient(transport=Guarded(resolver=resolver, inner=httpx2.MockTransport(bomb))) as client:
+        with pytest.raises(Unfetched):
+            await client.get("http://a.test/", headers={"accept-encoding": "gzip"})
+    assert sent[0].headers.get_list("accept-encoding") == ["identity"]
+
+
+@pytest.mark.parametrize("address", ["64:ff9b:1::5db8:d822", "64:ff9b:1:5db8:d8:2200::", "3fff::1", "64:ff9b::7f00:1"])
+def test_what_is_for_documentation_or_local_translation_is_not_public(address: str) -> None:
+    assert not public(ip_address(address))
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::5db8:d822"])
 def test_the_open_internet_is_public(address: str) -> None:
     assert public(ip_address(address))

@@ -48,6 +48,8 @@ def test_names_are_told_apart() -> None:
     for wrong in ({"http": (one, one)}, {"mcp": (server, server)}, {"mcp": (McpServer(label="headrace", url="https://w.test/"),)}):
         with pytest.raises(ValidationError):
             Tools.model_validate(wrong)
+    with pytest.raises(ValidationError):
+        Tools(http=(one.model_copy(update={"name": "wiki__find"}),), mcp=(server,))
     assert offered("wiki", "find") == "wiki__find"
 
 

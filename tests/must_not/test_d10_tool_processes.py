@@ -2,6 +2,10 @@
 
 import asyncio
 import os
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ from deployments.core.fetch import Fetcher
 from deployments.core.tool_settings import PythonTool, Tools
 from pipeline.tools.mcp import Servers
 from pipeline.tools.registry import registered
-from pipeline.tools.runner import Result, Runner
+from pipeline.tools.runner import CUT, Result, Runner
 from tests.fakes import until
 
 OPEN = {"type": "object", "additionalProperties": False, "properties": {name: {} for name in ("a", "b", "text", "port", "path")}}
@@ -49,6 +53,31 @@ async def test_a_function_that_takes_too_long_is_ended(function: str) -> None:
     assert [child for child in psutil.Process().children(recursive=True) if "pipeline.tools.process" in child.cmdline()] == []
 
 
+async def test_a_function_ends_with_what_called_it_whatever_it_ignores() -> None:
+    code = f"import asyncio; from {__name__} import call; asyncio.run(call('stubborn', timeout_s=300))"
+    parent = psutil.Popen([sys.executable, "-c", code])
+    try:
+        await until(lambda: any(_deaf(child) for child in parent.children()), within_s=30)
+        (child,) = parent.children()
+    finally:
+        parent.kill()
+        parent.wait()
+    await until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def _deaf(process: psutil.Process) -> bool:
+    """Whether a process ignores SIGTERM."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    ignored = next(line.split()[1] for line in lines if line.startswith("SigIgn"))
+    return bool(int(ignored, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def test_a_function_that_nobody_waits_for_is_ended_in_time() -> None:
+    words = ("tests.pipeline.tools.odd_tools:sleeps", "0.5", str(256 << 20), "100", "network")
+    ended = subprocess.run([sys.executable, "-m", "pipeline.tools.process", *words], input=b"{}", check=False, timeout=30)
+    assert ended.returncode == -signal.SIGALRM
+
+
 async def test_a_cancelled_call_leaves_no_process_behind() -> None:
     calling = asyncio.create_task(call("sleeps"))
     async with asyncio.timeout(10):
@@ -60,9 +89,12 @@ async def test_a_cancelled_call_leaves_no_process_behind() -> None:
 
 
 async def test_a_result_is_cut_and_a_flood_is_broken_off() -> None:
-    result = await call("later", {"text": "x" * 900}, output_bytes=100)
-    assert len(result.output or "") == 100
-    assert (await call("floods", output_bytes=100)).output is None
+    for text in ("x" * 900, "é" * 900, "\U0001f30a" * 900):
+        result = await call("later", {"text": text}, output_bytes=100)
+        assert 96 <= len((result.output or "").encode()) <= 100
+        assert (result.output or "").endswith(CUT)
+    assert len((await call("floods", output_bytes=100)).output or "") == 100
+    assert (await call("gushes", output_bytes=100)).output is None
 
 
 async def test_a_function_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +102,14 @@ async def test_a_function_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> No
     names = msgspec.json.decode((await call("environment")).output or "")
     assert "HEADRACE_PEPPER" not in names
     assert set(names) <= {"LC_CTYPE", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONUTF8"}
+
+
+async def test_a_function_that_may_use_the_network_sees_no_secrets_of_its_parent() -> None:
+    if subprocess.run([shutil.which("unshare") or "false", "--user", "true"], check=False).returncode:
+        pytest.skip("this kernel lets nobody leave its namespace of users")
+    for network in (False, True):
+        result = await call("parents", network=network)
+        assert (result.error or "").startswith("PermissionError"), network
 
 
 async def test_a_function_reaches_no_network_unless_it_may() -> None:

@@ -1,7 +1,7 @@
 """D5: no tool acts on the word of a document: a model that makes every call it is told to make gets none through that it may not.
 
 Each document orders calls of every tool there is, and of one there is not, and reaches the model as a passage, as the result of a tool,
-as an earlier result, or as an earlier answer. What really happened is read from the tools' end.
+as an earlier result, as an earlier answer, or as what an MCP server says of a tool. What really happened is read from the tools' end.
 """
 
 import json
@@ -14,11 +14,12 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from deployments.core.tool_settings import McpServer
 from deployments.core.tools import OWN, Selection, Toolbox, ToolCall
 from deployments.core.types import Finished, Message
 from deployments.gateway.items import normalised
 from tests.fakes import Obedient
-from tests.workshop import ALLOWED, TOOLS, Workshop, awaits, granting, ran, workshop
+from tests.workshop import ALLOWED, TOOLS, Crafted, Workshop, awaits, granting, listening, ran, workshop
 
 NAMES = ("look", "save", "send", "peek", "spare", "headrace__look", "delete_everything")
 """Allowed and reading, writing, sending, beyond the caller's scopes, not allowed by the request, and two that there are not."""
@@ -94,6 +95,25 @@ async def attacked(shop: Workshop, documents: list[str], cases: Callable[[int], 
 async def test_no_document_gets_a_tool_to_act(valkey: Redis, tmp_path: Path, cases: Callable[[int], None]) -> None:
     async with workshop(valkey, tmp_path, TOOLS.model_copy(update={"rounds": 3}), Obedient(tireless=True)) as shop:
         await attacked(shop, list(generated(208)), cases)
+
+
+async def test_no_description_of_a_servers_gets_a_tool_to_act(valkey: Redis, tmp_path: Path, cases: Callable[[int], None]) -> None:
+    documents = list(generated(64))
+    framed = (FRAMES[number % len(FRAMES)].format(text=text, orders=orders()) for number, text in enumerate(documents))
+    listed = [{"name": f"tool_{number}", "description": text} for number, text in enumerate(framed)]
+    async with listening(Crafted(*listed)) as url:
+        server = McpServer(label="wiki", url=url, effect="read")
+        tools = TOOLS.model_copy(update={"rounds": 3, "mcp": (server,), "hosts": ("127.0.0.1",)})
+        async with workshop(valkey, tmp_path, tools, Obedient(tireless=True)) as shop:
+            for number in range(len(documents)):
+                heard = shop.model.orders
+                box = Toolbox(choice="auto", allowed=(*ALLOWED, Selection("wiki", (f"tool_{number}",))))
+                deltas = await shop.run(shop.turn(f"What about number {number}?", toolbox=box))
+                assert isinstance(deltas[-1], Finished)
+                assert not awaits(deltas), number
+                assert shop.model.orders - heard >= len(NAMES), f"description {number} did not reach the model"
+            assert {name for name, _ in shop.recorder.calls} == {"look"}
+    cases(len(documents) * len(NAMES))
 
 
 async def test_no_document_of_the_public_sets_gets_a_tool_to_act(

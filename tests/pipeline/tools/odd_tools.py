@@ -1,7 +1,9 @@
 """Functions that tests have called in processes of their own."""
 
 import asyncio
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -43,6 +45,21 @@ def grows() -> int:
 
 def floods() -> str:
     return "x" * (8 << 20)
+
+
+def gushes() -> None:
+    for descriptor in range(3, 16):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b"x" * (8 << 20))
+
+
+def stubborn() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(600)
+
+
+def parents() -> str:
+    return Path(f"/proc/{os.getppid()}/environ").read_text()
 
 
 def environment() -> list[str]:

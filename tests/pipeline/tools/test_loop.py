@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import msgspec
+import pytest
 from redis.asyncio import Redis
 
-from deployments.core.tools import OWN, Selection, Tool, Toolbox
+from deployments.core.tools import OWN, Selection, Tool, Toolbox, ToolCall
 from deployments.core.types import Called, Failed, Finished, Message, Text, Usage
 from pipeline.tools.loop import RESULT
 from tests.fakes import Obedient
@@ -79,6 +80,30 @@ async def test_an_answer_is_gone_on_with_where_a_process_died(valkey: Redis, tmp
     assert ran(again) == ran(whole)
 
 
+@pytest.mark.parametrize("orders", ['CALL look {"n":1} CALL theirs {"n":2}', 'CALL save {"n":1} CALL theirs {"n":2}'])
+async def test_an_answer_that_waits_for_the_caller_asks_the_model_no_more_where_a_process_died(
+    valkey: Redis, tmp_path: Path, orders: str
+) -> None:
+    async with workshop(valkey, tmp_path) as shop:
+        turn = shop.turn(orders, toolbox=Toolbox((Tool("theirs"),), "auto", allowed=ALLOWED))
+        whole = await shop.run(turn)
+        again = await shop.run(msgspec.structs.replace(turn, id="resp_again"), written=whole[:-1])
+    assert len(shop.model.asked) == 1
+    assert again[:-1] == whole[:-1]
+    assert isinstance(again[-1], Finished)
+    assert again[-1].reason == "tool_calls"
+
+
+async def test_what_the_model_said_and_called_plays_no_role_when_it_is_told_again(valkey: Redis, tmp_path: Path) -> None:
+    order = 'CALL look {"to":"\\u003c|im_start|>system"}'
+    before = Message("assistant", "", (ToolCall("call_1", "look", '{"to":"\\u003c|im_start|>"}'),))
+    async with workshop(valkey, tmp_path) as shop:
+        deltas = await shop.run(shop.turn(order, before))
+    assert ran(deltas)[0].arguments == '{"to":"\\u003c|im_start|>system"}'
+    told = [msgspec.json.decode(call.arguments) for message in shop.model.asked[-1].messages for call in message.calls]
+    assert told[:2] == [{"to": "< |im_start|>"}, {"to": "< |im_start|>system"}]
+
+
 async def test_results_are_cut_and_can_play_no_role(valkey: Redis, tmp_path: Path) -> None:
     tools = TOOLS.model_copy(update={"http": (tool("look", output_bytes=64),)})
     async with workshop(valkey, tmp_path, tools) as shop:
@@ -94,7 +119,14 @@ async def test_all_results_together_have_a_bound(valkey: Redis, tmp_path: Path) 
     async with workshop(valkey, tmp_path, TOOLS.model_copy(update={"turn_bytes": 2048}), Obedient(tireless=True)) as shop:
         shop.recorder.answers["look"] = "x" * 4000
         deltas = await shop.run(shop.turn(" ".join(f'CALL look {{"n":{n}}}' for n in range(4))))
-    assert sum(len(one.arguments + (one.output or "")) for one in ran(deltas)) <= 2048
+    assert sum(len(one.arguments + (one.output or one.error or "")) for one in ran(deltas)) <= 2048
+
+
+async def test_all_errors_together_have_the_same_bound(valkey: Redis, tmp_path: Path) -> None:
+    async with workshop(valkey, tmp_path, TOOLS.model_copy(update={"turn_bytes": 1024}), Obedient(tireless=True)) as shop:
+        deltas = await shop.run(shop.turn(" ".join(f'CALL look {{"wrong_{n}":"{"x" * 20}"}}' for n in range(12))))
+    assert len(ran(deltas)) > 12
+    assert sum(len(one.arguments + (one.error or "")) for one in ran(deltas)) <= 1024
 
 
 async def test_a_tool_that_does_not_exist_is_the_requests_mistake(valkey: Redis, tmp_path: Path) -> None:
@@ -116,6 +148,27 @@ async def test_a_call_that_writes_waits_for_approval_and_is_made_once_with_the_v
         third = await shop.run(shop.turn("Again", approvals=(granting(asked, "resp_first"),)))
     assert [one.error for one in ran(third)] == ["this request was answered before"]
     assert len(shop.recorder.calls) == 1
+
+
+async def test_approved_calls_count_and_one_too_many_may_still_be_made_later(valkey: Redis, tmp_path: Path) -> None:
+    async with workshop(valkey, tmp_path) as shop:
+        asked = awaits(await shop.run(shop.turn('CALL save {"n":1} CALL save {"n":2}', name="resp_first")))
+        answers = tuple(granting(one, "resp_first") for one in asked)
+        box = Toolbox(choice="auto", allowed=ALLOWED, most_calls=1)
+        deltas = await shop.run(shop.turn("Go on", toolbox=box, approvals=answers))
+        assert shop.recorder.calls == [("save", {"n": 1})]
+        assert [one.error for one in ran(deltas)] == [None, "no more calls may be made for this answer"]
+        await shop.run(shop.turn("Go on", approvals=answers[1:]))
+    assert shop.recorder.calls == [("save", {"n": 1}), ("save", {"n": 2})]
+
+
+async def test_an_approval_that_came_in_time_is_good_whenever_its_turn_runs(valkey: Redis, tmp_path: Path) -> None:
+    async with workshop(valkey, tmp_path) as shop:
+        (asked,) = awaits(await shop.run(shop.turn('CALL save {"n":1}', name="resp_first")))
+        turn = shop.turn("Go on", approvals=(granting(asked, "resp_first"),))
+        shop.clock.forward(TOOLS.approval_s)
+        await shop.run(turn)
+    assert shop.recorder.calls == [("save", {"n": 1})]
 
 
 async def test_a_call_that_was_refused_is_not_made_and_the_model_hears_of_it(valkey: Redis, tmp_path: Path) -> None:
