@@ -101,7 +101,7 @@ class Compared:
                 self._failed.put(choice.session, True)
                 evidence.event("errors", choice.arm, choice.weight)
         elif took_s is not None:
-            evidence.measure("ttft", choice.arm, took_s)
+            evidence.measure("ttft", choice.arm, took_s, choice.weight)
 
     def _publish(self, store: Store) -> None:
         if self._task is None or self._task.done():
