@@ -34,7 +34,7 @@ EVERY_S = 1.0
 _KEPT_S = 30 * 86_400
 """How long what was seen of a canary is kept after its last turn."""
 _SESSIONS = 10_000
-"""Sessions with a failure that are remembered."""
+"""Sessions with a failure that are remembered, by a process and of each canary by all."""
 ACTOR = "canary"
 """Who rolls back, on the record."""
 
@@ -50,6 +50,7 @@ class Compared:
         self._name = ""
         self._seen: dict[str, Evidence] = {}
         self._told: set[str] = set()
+        self._failures: list[Choice] = []
         self._task: asyncio.Task[None] | None = None
 
     async def answer(self, turn: Turn, run: Run) -> None:
@@ -91,15 +92,16 @@ class Compared:
 
     def _note(self, choice: Choice, failed: bool, took_s: float | None) -> None:
         """Count a turn for its side. Of a session one failure counts: who asks the same thing again and again is one witness."""
-        if choice.canary not in self._seen and len(self._seen) >= 2 * MOST_OPEN:
+        evidence = self._seen.pop(choice.canary, None) or Evidence(Random())
+        if len(self._seen) >= 2 * MOST_OPEN:
             self._seen.pop(next(iter(self._seen)))
-        evidence = self._seen.setdefault(choice.canary, Evidence(Random()))
+        self._seen[choice.canary] = evidence  # at the end: the one that was met last is forgotten last
         evidence.turn(choice.arm)
         self._told.add(choice.canary)
         if failed:
             if not self._failed.get(choice.session):
                 self._failed.put(choice.session, True)
-                evidence.event("errors", choice.arm, choice.weight)
+                self._failures.append(choice)
         elif took_s is not None:
             evidence.measure("ttft", choice.arm, took_s, choice.weight)
 
@@ -112,24 +114,41 @@ class Compared:
         while self._told:
             await asyncio.sleep(EVERY_S)
             told, self._told = self._told, set()
+            failures, self._failures = self._failures, []
+            for choice in failures:
+                if (evidence := self._seen.get(choice.canary)) and await self._first(choice):
+                    evidence.event("errors", choice.arm, choice.weight)
             for canary in told:
                 try:
                     await self._judge(store, canary)
                 except (SQLAlchemyError, OSError):
                     _logger.exception("canary %s can not be judged", canary)
 
+    async def _first(self, choice: Choice) -> bool:
+        """Whether no process has counted a failure of that session, as far as is known; beyond the bound, one at random is forgotten."""
+        key = f"hr:canary:{choice.canary}:failed"
+        with suppress(RedisError, OSError):
+            async with self._valkey.pipeline() as pipe:
+                added, count, _ = await pipe.sadd(key, choice.session).scard(key).expire(key, _KEPT_S).execute()
+            if added and count > _SESSIONS:
+                await cast(Awaitable[bytes], self._valkey.spop(key))
+            return bool(added)
+        return True
+
     async def _judge(self, store: Store, canary: str) -> None:
         """End a canary whose variant does worse, by all that is known."""
-        known = together(await self._known(canary))
+        evidence = self._seen.get(canary)
+        if not evidence:  # forgotten meanwhile
+            return
+        known = together(await self._known(canary, evidence.tally))
         if signal := worse(known):
             figures = {f"turns_{side}": known.turns[place] for place, side in enumerate(("control", "variant"))}
             figures |= {f"errors_{side}": known.events["errors"][place] for place, side in enumerate(("control", "variant"))}
             if await Canaries(store, ACTOR).roll_back(canary, signal, **figures):
                 _logger.warning("canary %s is rolled back for its %s: %s", canary, signal, figures)
 
-    async def _known(self, canary: str) -> list[Tally]:
+    async def _known(self, canary: str, mine: Tally) -> list[Tally]:
         """What every process has seen, this one included."""
-        mine = self._seen[canary].tally
         self._name = self._name or uuid4().hex
         key = f"hr:canary:{canary}"
         with suppress(RedisError, OSError):

@@ -8,8 +8,8 @@ one as well, so that several ways to bet share a stake; so is the product of tho
 What is bet on is whose an observation is, as the draw of a turn's side is what is random: an event, such as a failure, is the variant's as
 often as its share of the turns says (Wald's likelihood ratio of two Bernoulli sides, given that there was an event). So is a measure, such
 as the time to the first token, whatever its rank among the last of both sides, and the bet leans as that rank does: times may grow, burst
-and hang on each other as they like. What is assumed is that a value that did not hang on the side would be as it is on either, and that each
-turn's side was drawn anew: of a session that stays on one side, a trait of its own can look like one of the side.
+and hang on each other as they like. What is assumed is that each turn's side was drawn anew, by that share: of a session that stays on one
+side, a trait of its own can look like one of the side.
 """
 
 import math

@@ -29,7 +29,8 @@ def simulate(
     """The turns of the variant after which a canary is rolled back; None where none of the `turns` of both sides tells.
 
     Times to the first token are lognormal, `spread` is their sigma; the variant's are `slower` times as long. `fails` is the share of turns
-    that fail, on both sides unless the variant has its own. Of 4 `burst` turns the last `burst` come at once, each of which waits for those before.
+    that fail, on both sides unless the variant has its own. Of 4 `burst` turns the last `burst` come at once, each of which waits for those
+    before.
     """
     draw, evidence = np.random.default_rng(seed), Evidence(Random(seed))
     varied = draw.random(turns) < weight
