@@ -129,7 +129,10 @@ class Compared:
         key = f"hr:canary:{choice.canary}:failed"
         with suppress(RedisError, OSError):
             async with self._valkey.pipeline() as pipe:
-                added, count, _ = await pipe.sadd(key, choice.session).scard(key).expire(key, _KEPT_S).execute()
+                pipe.sadd(key, choice.session)
+                pipe.scard(key)
+                pipe.expire(key, _KEPT_S)
+                added, count, _ = await pipe.execute()
             if added and count > _SESSIONS:
                 await cast(Awaitable[bytes], self._valkey.spop(key))
             return bool(added)

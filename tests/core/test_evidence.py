@@ -62,7 +62,7 @@ def test_the_mean_of_a_bet_on_ranks_is_one_for_each_value_also_where_all_are_equ
 
 @pytest.mark.parametrize("weight", [0.05, 0.5])
 def test_bursts_in_which_each_waits_for_those_before_end_no_variant(weight: float) -> None:
-    assert ended([simulate(seed, weight, 5000, burst=40) for seed in range(100)], within=5000) <= 1
+    assert ended([simulate(seed, weight, 2000, burst=40) for seed in range(100)], within=2000) <= 1
 
 
 def test_what_two_processes_have_seen_adds_up_to_enough() -> None:

@@ -147,9 +147,9 @@ async def begin(house: House, **fields: Any) -> None:
     await house.context.picker.refresh(house.context.store)
 
 
-async def varied(house: House, **body: Any) -> set[tuple[str, str]]:
+async def varied(house: House, model: str = "headrace", **body: Any) -> set[tuple[str, str]]:
     """What varies for a turn."""
-    await house.openai().responses.create(**{"model": "headrace", "input": "Hi"} | body)
+    await house.openai().responses.create(model=model, input="Hi", extra_body=body)
     return {(one.kind, one.subject) for one in house.flow.turns[-1].choices}
 
 
