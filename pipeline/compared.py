@@ -115,8 +115,8 @@ class Compared:
             await asyncio.sleep(EVERY_S)
             told, self._told = self._told, set()
             failures, self._failures = self._failures, []
-            for choice in failures:
-                if (evidence := self._seen.get(choice.canary)) and await self._first(choice):
+            for choice in await self._new(failures):
+                if evidence := self._seen.get(choice.canary):
                     evidence.event("errors", choice.arm, choice.weight)
             for canary in told:
                 try:
@@ -124,19 +124,22 @@ class Compared:
                 except (SQLAlchemyError, OSError):
                     _logger.exception("canary %s can not be judged", canary)
 
-    async def _first(self, choice: Choice) -> bool:
-        """Whether no process has counted a failure of that session, as far as is known; beyond the bound, one at random is forgotten."""
-        key = f"hr:canary:{choice.canary}:failed"
+    async def _new(self, failures: list[Choice]) -> list[Choice]:
+        """Those of sessions that have failed in no process before, as far as is known; beyond the bound, some are forgotten at random."""
         with suppress(RedisError, OSError):
             async with self._valkey.pipeline() as pipe:
-                pipe.sadd(key, choice.session)
-                pipe.scard(key)
-                pipe.expire(key, _KEPT_S)
-                added, count, _ = await pipe.execute()
-            if added and count > _SESSIONS:
-                await cast(Awaitable[bytes], self._valkey.spop(key))
-            return bool(added)
-        return True
+                for one in failures:
+                    key = f"hr:canary:{one.canary}:failed"
+                    pipe.sadd(key, one.session)
+                    pipe.expire(key, _KEPT_S)
+                    pipe.scard(key)
+                told = await pipe.execute()
+                for one, count in zip(failures, told[2::3], strict=True):
+                    if count > _SESSIONS:
+                        pipe.spop(f"hr:canary:{one.canary}:failed")
+                await pipe.execute()
+            return [one for one, is_new in zip(failures, told[::3], strict=True) if is_new]
+        return failures
 
     async def _judge(self, store: Store, canary: str) -> None:
         """End a canary whose variant does worse, by all that is known."""
