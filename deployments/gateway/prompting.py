@@ -8,8 +8,9 @@ from pydantic import BeforeValidator, Field
 
 from deployments.core.canaries import Canary
 from deployments.core.choices import Choice, chosen
+from deployments.core.config import Settings
 from deployments.core.errors import ContextTooLong, InvalidRequest, NotFound
-from deployments.core.models import Model, Upstream
+from deployments.core.models import Model
 from deployments.core.prompts import BUILT_IN, Prompt
 from deployments.core.template import MAX_PLACEHOLDERS, MAX_VARIABLE_CHARS, render
 from deployments.core.types import Message, Turn
@@ -49,10 +50,8 @@ async def prompted(parts: Context, turns: Sequence[Turn], spec: PromptSpec | Non
     """
     first = turns[0]
     model = await parts.catalogue.get(parts.store, first.model)
-    backends = parts.settings.generator.upstreams
-    choices = parts.picker.pick(
-        first, user if isinstance(user, str) and user else None, lambda one: _meets(one, first, spec, model, backends)
-    )
+    named = user if isinstance(user, str) and user else None
+    choices = parts.picker.pick(first, named, lambda one: _meets(one, first, spec, model, parts.settings))
     if spec is None:
         return _given(turns, choices)
     picked = None if spec.version else chosen(choices, "prompt", spec.id)
@@ -69,16 +68,16 @@ async def prompted(parts: Context, turns: Sequence[Turn], spec: PromptSpec | Non
 
 def _given(turns: Sequence[Turn], choices: tuple[Choice, ...]) -> list[Turn]:
     """The turns with what is picked for them; those behind the first are on no side of a canary, but get what that gets."""
+    if not choices:
+        return list(turns)
     alike = tuple(Choice(one.kind, one.subject, one.value) for one in choices if one.value)
-    return (
-        [msgspec.structs.replace(turn, choices=alike if place else choices) for place, turn in enumerate(turns)] if choices else list(turns)
-    )
+    return [msgspec.structs.replace(turn, choices=alike if place else choices) for place, turn in enumerate(turns)]
 
 
-def _meets(canary: Canary, turn: Turn, spec: PromptSpec | None, model: Model, backends: Sequence[Upstream]) -> bool:
+def _meets(canary: Canary, turn: Turn, spec: PromptSpec | None, model: Model, settings: Settings) -> bool:
     """Whether the variant would make a difference to a turn; who names a version of a prompt takes no part in its canary."""
     if canary.kind == "model":
-        return any(one.name == canary.value for one in model.upstreams(backends))
+        return any(one.name == canary.value for one in model.upstreams(settings.generator.upstreams))
     if canary.kind == "prompt" and canary.subject not in BUILT_IN:
         return bool(spec and spec.id == canary.subject and not spec.version)
     return bool(turn.store_id) and not (canary.subject == "limit" and turn.search)
