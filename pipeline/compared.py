@@ -34,7 +34,7 @@ EVERY_S = 1.0
 _KEPT_S = 30 * 86_400
 """How long what was seen of a canary is kept after its last turn."""
 _SESSIONS = 10_000
-"""Sessions with a failure that are remembered."""
+"""Sessions with a failure that are remembered, by a process and of each canary by all."""
 ACTOR = "canary"
 """Who rolls back, on the record."""
 
@@ -50,6 +50,7 @@ class Compared:
         self._name = ""
         self._seen: dict[str, Evidence] = {}
         self._told: set[str] = set()
+        self._failures: list[Choice] = []
         self._task: asyncio.Task[None] | None = None
 
     async def answer(self, turn: Turn, run: Run) -> None:
@@ -91,17 +92,18 @@ class Compared:
 
     def _note(self, choice: Choice, failed: bool, took_s: float | None) -> None:
         """Count a turn for its side. Of a session one failure counts: who asks the same thing again and again is one witness."""
-        if choice.canary not in self._seen and len(self._seen) >= 2 * MOST_OPEN:
+        evidence = self._seen.pop(choice.canary, None) or Evidence(Random())
+        if len(self._seen) >= 2 * MOST_OPEN:
             self._seen.pop(next(iter(self._seen)))
-        evidence = self._seen.setdefault(choice.canary, Evidence(Random()))
+        self._seen[choice.canary] = evidence  # at the end: the one that was met last is forgotten last
         evidence.turn(choice.arm)
         self._told.add(choice.canary)
         if failed:
             if not self._failed.get(choice.session):
                 self._failed.put(choice.session, True)
-                evidence.event("errors", choice.arm, choice.weight)
+                self._failures.append(choice)
         elif took_s is not None:
-            evidence.measure("ttft", choice.arm, took_s)
+            evidence.measure("ttft", choice.arm, took_s, choice.weight)
 
     def _publish(self, store: Store) -> None:
         if self._task is None or self._task.done():
@@ -112,24 +114,47 @@ class Compared:
         while self._told:
             await asyncio.sleep(EVERY_S)
             told, self._told = self._told, set()
+            failures, self._failures = self._failures, []
+            for choice in await self._new(failures):
+                if evidence := self._seen.get(choice.canary):
+                    evidence.event("errors", choice.arm, choice.weight)
             for canary in told:
                 try:
                     await self._judge(store, canary)
                 except (SQLAlchemyError, OSError):
                     _logger.exception("canary %s can not be judged", canary)
 
+    async def _new(self, failures: list[Choice]) -> list[Choice]:
+        """Those of sessions that have failed in no process before, as far as is known; beyond the bound, some are forgotten at random."""
+        with suppress(RedisError, OSError):
+            async with self._valkey.pipeline() as pipe:
+                for one in failures:
+                    key = f"hr:canary:{one.canary}:failed"
+                    pipe.sadd(key, one.session)
+                    pipe.expire(key, _KEPT_S)
+                    pipe.scard(key)
+                told = await pipe.execute()
+                for one, count in zip(failures, told[2::3], strict=True):
+                    if count > _SESSIONS:
+                        pipe.spop(f"hr:canary:{one.canary}:failed")
+                await pipe.execute()
+            return [one for one, is_new in zip(failures, told[::3], strict=True) if is_new]
+        return failures
+
     async def _judge(self, store: Store, canary: str) -> None:
         """End a canary whose variant does worse, by all that is known."""
-        known = together(await self._known(canary))
+        evidence = self._seen.get(canary)
+        if not evidence:  # forgotten meanwhile
+            return
+        known = together(await self._known(canary, evidence.tally))
         if signal := worse(known):
             figures = {f"turns_{side}": known.turns[place] for place, side in enumerate(("control", "variant"))}
             figures |= {f"errors_{side}": known.events["errors"][place] for place, side in enumerate(("control", "variant"))}
             if await Canaries(store, ACTOR).roll_back(canary, signal, **figures):
                 _logger.warning("canary %s is rolled back for its %s: %s", canary, signal, figures)
 
-    async def _known(self, canary: str) -> list[Tally]:
+    async def _known(self, canary: str, mine: Tally) -> list[Tally]:
         """What every process has seen, this one included."""
-        mine = self._seen[canary].tally
         self._name = self._name or uuid4().hex
         key = f"hr:canary:{canary}"
         with suppress(RedisError, OSError):

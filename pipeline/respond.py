@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from deployments.core.canaries import in_force
 from deployments.core.config import Settings
 from deployments.core.errors import HeadraceError, StreamInterrupted
 from deployments.core.jobs import EPOCHS_PER_LEASE, Job
@@ -13,6 +14,7 @@ from deployments.core.lease import BACKGROUND
 from deployments.core.log import Writer, fenced
 from deployments.core.responses import ENDED, StoredResponse
 from deployments.core.run import Answers, Keep, Run
+from deployments.core.store import Store
 from deployments.core.types import Delta, Last, LogRef, Turn
 from deployments.gateway.events import encoder, last_of
 from deployments.worker.work import Means, Reason
@@ -89,12 +91,21 @@ class Respond:
             _end(run.writer, stored)
             return
         turn = _decode(await responses.turn(job.subject))
+        if job.attempt == 1 and turn.choices:  # a later one goes on with what was begun
+            turn = await _current(means.store, turn)
         want = await means.gate.want(turn, BACKGROUND, requests=0)
         async with means.gate.admit(turn.principal, want) as lease:
             lease.tape = run.tape
             await lease.turn()  # waiting for it is no part of the answer's deadline
             await responses.begin(job.subject, _begun(stored), job)
             await self.flow.answer(turn, replace(run, slot=lease))
+
+
+async def _current(store: Store, turn: Turn) -> Turn:
+    """The turn without what was picked by canaries that have ended while it waited."""
+    async with store.session() as session:
+        open_ = {one.id for one in await in_force(session)}
+    return msgspec.structs.replace(turn, choices=tuple(one for one in turn.choices if not one.canary or one.canary in open_))
 
 
 async def _rewritten(means: Means, ref: LogRef) -> None:

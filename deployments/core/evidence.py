@@ -5,10 +5,11 @@ is no worse. By Ville's inequality (Ville, 1939) the chance that such a wealth e
 looked at (e-processes; Shafer, JRSS-A 184, 2021; Ramdas, Grünwald, Vovk and Shafer, Statistical Science 38, 2023). A mean of wealths is
 one as well, so that several ways to bet share a stake; so is the product of those that independent processes have made.
 
-An event, such as a failure, is bet on by whose it was: of as many turns each side would have as large a share of the events as of the turns
-(Wald's likelihood ratio of two Bernoulli sides, given that there was an event). A measure, such as the time to the first token, is bet on
-by its rank among the control's last: no such value is used twice, so that each rank is as likely as any other (a betting score against
-exchangeability; Vovk, Nouretdinov and Gammerman, ICML 2003).
+What is bet on is whose an observation is, as the draw of a turn's side is what is random: an event, such as a failure, is the variant's as
+often as its share of the turns says (Wald's likelihood ratio of two Bernoulli sides, given that there was an event). So is a measure, such
+as the time to the first token, whatever its rank among the last of both sides, and the bet leans as that rank does: times may grow, burst
+and hang on each other as they like. What is assumed is that each turn's side was drawn anew, by that share: of a session that stays on one
+side, a trait of its own can look like one of the side.
 """
 
 import math
@@ -26,10 +27,10 @@ ENOUGH = math.log(1 / ALPHA)
 """The log-wealth that ends a canary."""
 ODDS = (2.0, 5.0, 20.0, 100.0)
 """How many times as likely an event may be for a turn of the variant's; a stake on each."""
-STAKES = (0.25, 0.5, 0.9)
-"""The part of the wealth that is put on a rank being high; a stake for each."""
-BLOCK = 10
-"""Values of the control that one of the variant's is compared with at most."""
+LEANS = (2.0, 4.0, 10.0)
+"""How many times as likely the highest of all values may be for a turn of the variant's, and the lowest for one of the control's."""
+LAST = 40
+"""Values of both sides that one is ranked among, at most."""
 
 SIGNALS: dict[str, Literal["event", "measure"]] = {"errors": "event", "ttft": "measure"}
 """What is watched. Another signal is another line here, and whoever observes it."""
@@ -70,27 +71,29 @@ class Events:
     def happen(self, variant: bool, share: float) -> None:
         """Take an event; `share` is the variant's of the turns. To say more than that share only makes the bet more careful."""
         self.counts[variant] += 1
-        self.wealth.take([(odds if variant else 1.0) / (1 + share * (odds - 1)) for odds in ODDS])
+        self.wealth.take([_factor(variant, share, odds) for odds in ODDS])
 
 
 class Ranks:
     """Values of which more is worse, such as times."""
 
     def __init__(self, random: Random):
-        self.wealth = Wealth(len(STAKES))
+        self.wealth = Wealth(len(LEANS))
         self._random = random
-        self._block: deque[float] = deque(maxlen=BLOCK)
+        self._last: deque[float] = deque(maxlen=LAST)
 
-    def take(self, variant: bool, value: float) -> None:
-        """Take a value; one of the variant's is compared with those of the control that came since the last."""
-        if not variant:
-            self._block.append(value)
-        elif self._block:
-            under = sum(one < value for one in self._block)
-            tied = sum(one == value for one in self._block)
-            rank = (under + self._random.random() * (tied + 1)) / (len(self._block) + 1)  # uniform on [0, 1) where nothing differs
-            self._block.clear()
-            self.wealth.take([1 + stake * (2 * rank - 1) for stake in STAKES])
+    def take(self, variant: bool, value: float, share: float) -> None:
+        """Take a value; `share` is the probability with which the turn was to be the variant's."""
+        under = sum(map(value.__gt__, self._last))
+        tied = self._last.count(value)
+        rank = (under + self._random.random() * (tied + 1)) / (len(self._last) + 1)  # 0..1, without a look at the side
+        self._last.append(value)
+        self.wealth.take([_factor(variant, share, lean ** (2 * rank - 1)) for lean in LEANS])
+
+
+def _factor(variant: bool, share: float, odds: float) -> float:
+    """What a bet on the variant pays at such odds; 1 in the mean where its share is `share`."""
+    return (odds if variant else 1.0) / (1 + share * (odds - 1))
 
 
 class Evidence:
@@ -110,9 +113,9 @@ class Evidence:
         share = max(weight, self._turns[1] / max(sum(self._turns), 1))
         self._events[signal].happen(arm == "variant", min(share, 1.0))
 
-    def measure(self, signal: str, arm: Arm, value: float) -> None:
-        """Take a value of a turn that went well."""
-        self._ranks[signal].take(arm == "variant", value)
+    def measure(self, signal: str, arm: Arm, value: float, weight: float) -> None:
+        """Take a value of a turn that went well; `weight` is the probability with which that was to be the variant's."""
+        self._ranks[signal].take(arm == "variant", value, weight)
 
     @property
     def tally(self) -> Tally:

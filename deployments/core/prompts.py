@@ -105,7 +105,6 @@ class Prompts:
     async def use(self, prompt_id: str, version: str, actor: str) -> None:
         """Make a version the current one; raises NotFound."""
         async with self._store.write() as session:
-            await self._alone(session)
             await self.make_current(session, prompt_id, version)
             await self._store.audit.append(session, actor, "prompt.used", self._tenant, prompt_id, version=version)
 
@@ -117,6 +116,7 @@ class Prompts:
 
     async def make_current(self, session: AsyncSession, prompt_id: str, version: str) -> None:
         """Make a version the current one, in a transaction of the caller's, who puts it on record; raises NotFound."""
+        await self._alone(session)
         await self.require(session, prompt_id, version)
         await self._unset(session, prompt_id)
         this = (PromptRow.tenant_id == self._tenant, PromptRow.id == prompt_id, PromptRow.version == _number(version))

@@ -6,9 +6,12 @@ from typing import Annotated, Any
 import msgspec
 from pydantic import BeforeValidator, Field
 
-from deployments.core.choices import chosen
-from deployments.core.errors import InvalidRequest, NotFound
-from deployments.core.prompts import Prompt
+from deployments.core.canaries import Canary
+from deployments.core.choices import Choice, chosen
+from deployments.core.config import Settings
+from deployments.core.errors import ContextTooLong, InvalidRequest, NotFound
+from deployments.core.models import Model
+from deployments.core.prompts import BUILT_IN, Prompt
 from deployments.core.template import MAX_PLACEHOLDERS, MAX_VARIABLE_CHARS, render
 from deployments.core.types import Message, Turn
 from deployments.gateway.context import Context
@@ -42,17 +45,47 @@ class PromptSpec(Part):
 async def prompted(parts: Context, turns: Sequence[Turn], spec: PromptSpec | None, user: object = None) -> list[Turn]:
     """The turns of one request with what is picked for them, all the same, and the prompt they begin with.
 
-    `user` is whom the request names. Raises InvalidRequest naming the parameter, or ContextTooLong.
+    `user` is whom the request names. The turns hang on each other, so that only the first is compared with others. Raises InvalidRequest
+    naming the parameter, or ContextTooLong.
     """
-    choices = parts.picker.pick(turns[0], user if isinstance(user, str) and user else None)
+    first = turns[0]
+    model = await parts.catalogue.get(parts.store, first.model)
+    named = user if isinstance(user, str) and user else None
+    choices = parts.picker.pick(first, named, lambda one: _meets(one, first, spec, model, parts.settings))
     if spec is None:
-        return [msgspec.structs.replace(turn, choices=choices) for turn in turns] if choices else list(turns)
-    version = spec.version or chosen(choices, "prompt", spec.id) or None
-    if spec.version:  # who names a version takes no part in its canary
+        return _given(turns, choices)
+    picked = None if spec.version else chosen(choices, "prompt", spec.id)
+    try:
+        found, text = await _rendered(parts, first, spec, spec.version or picked or None)
+    except (InvalidRequest, ContextTooLong):
+        if not picked:
+            raise
         choices = tuple(one for one in choices if (one.kind, one.subject) != ("prompt", spec.id))
-    found = await _found(parts, turns[0], spec, version)
-    text = render(found.template, spec.variables, parts.settings.gateway.max_input_tokens)
-    return [msgspec.structs.replace(turn, choices=choices, prompt=found.name, messages=_led(text, turn.messages)) for turn in turns]
+        found, text = await _rendered(parts, first, spec, None)
+    led = [msgspec.structs.replace(turn, prompt=found.name, messages=_led(text, turn.messages)) for turn in turns]
+    return _given(led, choices)
+
+
+def _given(turns: Sequence[Turn], choices: tuple[Choice, ...]) -> list[Turn]:
+    """The turns with what is picked for them; those behind the first are on no side of a canary, but get what that gets."""
+    if not choices:
+        return list(turns)
+    alike = tuple(Choice(one.kind, one.subject, one.value) for one in choices if one.value)
+    return [msgspec.structs.replace(turn, choices=alike if place else choices) for place, turn in enumerate(turns)]
+
+
+def _meets(canary: Canary, turn: Turn, spec: PromptSpec | None, model: Model, settings: Settings) -> bool:
+    """Whether the variant would make a difference to a turn; who names a version of a prompt takes no part in its canary."""
+    if canary.kind == "model":
+        return any(one.name == canary.value for one in model.upstreams(settings.generator.upstreams))
+    if canary.kind == "prompt" and canary.subject not in BUILT_IN:
+        return bool(spec and spec.id == canary.subject and not spec.version)
+    return bool(turn.store_id) and not (canary.subject == "limit" and turn.search)
+
+
+async def _rendered(parts: Context, turn: Turn, spec: PromptSpec, version: str | None) -> tuple[Prompt, str]:
+    found = await _found(parts, turn, spec, version)
+    return found, render(found.template, spec.variables, parts.settings.gateway.max_input_tokens)
 
 
 def _led(text: str, messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -11,7 +11,7 @@ from deployments.core.evidence import Evidence, worse
 
 WITHIN = 200
 """Turns of the variant within which a worse one shall be seen."""
-_RUNS, _SAME = 200, 1000
+_RUNS, _SAME = 200, 300
 _TURNS = 5000
 
 
@@ -24,15 +24,19 @@ def simulate(
     spread: float = 0.25,
     fails: float = 0.0,
     variant_fails: float | None = None,
+    burst: int = 0,
 ) -> int | None:
     """The turns of the variant after which a canary is rolled back; None where none of the `turns` of both sides tells.
 
     Times to the first token are lognormal, `spread` is their sigma; the variant's are `slower` times as long. `fails` is the share of turns
-    that fail, on both sides unless the variant has its own.
+    that fail, on both sides unless the variant has its own. Of 4 `burst` turns the last `burst` come at once, each of which waits for those
+    before.
     """
     draw, evidence = np.random.default_rng(seed), Evidence(Random(seed))
     varied = draw.random(turns) < weight
     times = np.exp(draw.normal(0, spread, turns)) * np.where(varied, slower, 1.0)
+    if burst:
+        times += 0.5 * np.maximum(0, np.arange(turns) % (4 * burst) - 3 * burst)
     failed = draw.random(turns) < np.where(varied, fails if variant_fails is None else variant_fails, fails)
     seen = 0
     for is_variant, time_s, fell in zip(varied.tolist(), times.tolist(), failed.tolist(), strict=True):
@@ -42,7 +46,7 @@ def simulate(
         if fell:
             evidence.event("errors", arm, weight)
         else:
-            evidence.measure("ttft", arm, time_s)
+            evidence.measure("ttft", arm, time_s, weight)
         if (is_variant or fell) and worse(evidence.tally):
             return seen
     return None
@@ -67,6 +71,8 @@ def main() -> None:
         for fails in (0.005, 0.05):
             same = [simulate(seed, weight, _TURNS, fails=fails) for seed in range(_SAME)]
             console.print(f"weight {weight}: no difference, {fails:.1%} fail: {ended(same, _TURNS)} of {_SAME} ended")
+        bursts = [simulate(seed, weight, _TURNS, burst=40) for seed in range(_SAME)]
+        console.print(f"weight {weight}: no difference, bursts of 40: {ended(bursts, _TURNS)} of {_SAME} ended")
 
 
 def _told(runs: Sequence[int | None]) -> str:

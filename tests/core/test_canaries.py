@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import Engine, event
 
 from deployments.core.canaries import MOST_OPEN, Canaries, Canary, Variation, in_force
 from deployments.core.errors import Conflict, InvalidRequest, NotFound
@@ -67,6 +68,27 @@ async def test_a_prompt_that_is_promoted_is_the_current_one(store: Store, canari
     await canaries.promote(begun.id)
     assert (await prompts.get("greeting")).template == "Two"
     assert await open_(store) == []
+
+
+async def test_a_prompt_is_made_current_under_the_lock_of_its_tenant(store: Store, canaries: Canaries) -> None:
+    prompts = store.of_tenant("ours").prompts
+    for text in ("One", "Two"):
+        await prompts.add("greeting", text, "test")
+    begun = await canaries.start(Variation(kind="prompt", subject="greeting", value="2", tenant="ours"))
+    locked: list[str] = []
+
+    @event.listens_for(Engine, "before_cursor_execute")
+    def note(_: object, cursor: object, statement: str, *rest: object) -> None:
+        locked.append(statement)
+
+    try:
+        await canaries.promote(begun.id)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    places = [place for place, statement in enumerate(locked) if statement.startswith("SELECT tenants.id")]
+    changes = [place for place, statement in enumerate(locked) if statement.startswith("UPDATE prompts")]
+    assert places
+    assert places[0] < changes[0]
 
 
 async def test_a_version_that_needs_other_variables_is_refused(store: Store, canaries: Canaries) -> None:

@@ -3,7 +3,6 @@
 import math
 from random import Random
 
-import numpy as np
 import pytest
 
 from deployments.core.evidence import ENOUGH, ODDS, Events, Evidence, Ranks, together, worse
@@ -47,24 +46,23 @@ def test_a_bet_on_events_is_fair_at_the_share_and_unfavourable_under_it(share: f
     assert math.exp(events.wealth.log) == pytest.approx(expected)
 
 
-def test_the_mean_of_a_bet_on_ranks_is_one_also_where_all_values_are_equal() -> None:
-    random, wealths = Random(1), list[float]()
-    for _ in range(20_000):
-        ranks = Ranks(random)
-        for _ in range(random.randint(1, 12)):
-            ranks.take(False, 1.0)
-        ranks.take(True, 1.0)
-        wealths.append(math.exp(ranks.wealth.log))
-    assert np.mean(wealths) == pytest.approx(1, abs=0.01)
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+def test_the_mean_of_a_bet_on_ranks_is_one_for_each_value_also_where_all_are_equal(share: float) -> None:
+    for values in ([1.0] * 12, [float(number) for number in range(12)]):
+        sides: list[float] = []
+        for variant in (False, True):
+            ranks = Ranks(Random(1))
+            for value in values[:-1]:
+                ranks.take(False, value, 0.0)  # which pays nothing
+            ranks.take(variant, values[-1], share)
+            sides.append(math.exp(ranks.wealth.log))
+        assert sides[0] != pytest.approx(1)
+        assert (1 - share) * sides[0] + share * sides[1] == pytest.approx(1)
 
 
-def test_a_value_of_the_control_is_used_once() -> None:
-    ranks = Ranks(Random(1))
-    ranks.take(False, 1.0)
-    ranks.take(True, 2.0)
-    before = ranks.wealth.log
-    ranks.take(True, 3.0)
-    assert ranks.wealth.log == before != 0
+@pytest.mark.parametrize("weight", [0.05, 0.5])
+def test_bursts_in_which_each_waits_for_those_before_end_no_variant(weight: float) -> None:
+    assert ended([simulate(seed, weight, 2000, burst=40) for seed in range(100)], within=2000) <= 1
 
 
 def test_what_two_processes_have_seen_adds_up_to_enough() -> None:

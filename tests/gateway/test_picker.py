@@ -91,3 +91,14 @@ async def test_a_tenants_version_of_a_built_in_prompt_is_chosen_once_it_is_curre
     await picker.refresh(store)
     assert picker.pick(turn(ours)) == (Choice("prompt", "grounded", "2"),)
     assert picker.pick(turn(await tenant(store, "theirs"))) == ()
+
+
+async def test_no_more_versions_of_built_in_prompts_are_read_than_the_bound_and_the_log_says_so(
+    store: Store, ours: Principal, caplog: pytest.LogCaptureFixture
+) -> None:
+    picker = Picker(most=1)
+    for whose in (ours, await tenant(store, "theirs")):
+        await store.of(whose).prompts.add("grounded", "Answer from the sources.", "test", current=True)
+        await picker.refresh(store)
+    assert [len(picker.pick(turn(Principal(name, "key", frozenset())))) for name in ("ours", "theirs")] == [1, 0]
+    assert [record.levelname for record in caplog.records if record.name == "headrace.canary"] == ["ERROR"]

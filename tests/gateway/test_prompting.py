@@ -1,5 +1,6 @@
 """Prompts of the registry in requests, as OpenAI's own client sends them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,8 +8,12 @@ from openai import BadRequestError
 from pydantic import ValidationError
 
 from deployments.core.canaries import Canaries, Variation
-from deployments.core.types import Message
-from deployments.gateway.prompting import PromptSpec
+from deployments.core.catalogue import Models
+from deployments.core.choices import arms, chosen
+from deployments.core.errors import ContextTooLong
+from deployments.core.models import Model
+from deployments.core.types import Message, Principal, Sampling, Turn
+from deployments.gateway.prompting import PromptSpec, prompted
 from tests.fakes import until
 from tests.house import House
 
@@ -127,10 +132,69 @@ async def test_a_canary_of_a_prompt_gives_its_version_to_whom_no_version_is_name
 
 async def test_a_canary_is_live_without_being_asked_for(house: House) -> None:
     store = house.context.store
-    await Canaries(store, "test").start(Variation(kind="retrieval", subject="limit", value="6", weight=1.0))
+    await Canaries(store, "test").start(Variation(kind="model", value="primary", weight=1.0))
 
     async def chosen() -> bool:
         await house.openai().responses.create(model="headrace", input="Hi")
         return bool(house.flow.turns[-1].choices)
 
     await until(chosen, within_s=2, every_s=0.1)
+
+
+async def begin(house: House, **fields: Any) -> None:
+    """A canary that is in force."""
+    await Canaries(house.context.store, "test").start(Variation.model_validate({"weight": 1.0} | fields))
+    await house.context.picker.refresh(house.context.store)
+
+
+async def varied(house: House, model: str = "headrace", **body: Any) -> set[tuple[str, str]]:
+    """What varies for a turn."""
+    await house.openai().responses.create(model=model, input="Hi", extra_body=body)
+    return {(one.kind, one.subject) for one in house.flow.turns[-1].choices}
+
+
+async def test_a_turn_that_would_never_meet_the_variant_is_on_neither_side(house: House) -> None:
+    prompts = house.context.store.of_tenant("ours").prompts
+    await prompts.add("greeting", f"Third. {GREETING}", "test")
+    await prompts.add("grounded", "Answer from the sources.", "test")
+    await begin(house, kind="prompt", subject="greeting", value="3", tenant="ours")
+    await begin(house, kind="prompt", subject="grounded", value="2", tenant="ours")
+    await begin(house, kind="retrieval", subject="limit", value="6")
+    await begin(house, kind="model", value="absent")
+    assert await varied(house) == set()
+    assert await varied(house, prompt={"id": "greeting", "variables": VARIABLES}) == {("prompt", "greeting")}
+    store = await house.context.store.of_tenant("ours").add_store("docs")
+    assert await varied(house) == {("prompt", "grounded"), ("retrieval", "limit")}
+    assert await varied(house, model="headrace-direct") == set()
+    searching = {"type": "file_search", "vector_store_ids": [store.id]}
+    assert await varied(house, tools=[searching]) == {("prompt", "grounded")}
+
+
+async def test_a_backend_varies_only_for_the_models_that_have_it(house: House) -> None:
+    backend: dict[str, Any] = {"name": "beside", "base_url": "http://127.0.0.1:9/v1", "model": "m"}
+    models = Models(house.context.store, house.context.settings, "test")
+    for name, backends in (("wide", ["primary", backend]), ("narrow", ["primary"])):
+        await models.put(Model.model_validate({"name": name, "backends": backends}))
+    await begin(house, kind="model", value="beside")
+    assert [await varied(house, model=name) for name in ("wide", "narrow", "headrace")] == [{("model", "")}, set(), set()]
+
+
+async def test_a_version_under_test_that_can_not_be_rendered_gives_way_to_the_current_one(house: House) -> None:
+    long = "word " * 3000
+    await house.context.store.of_tenant("ours").prompts.add("greeting", f"{long}{GREETING}", "test")
+    await begin(house, kind="prompt", subject="greeting", value="3", tenant="ours")
+    settings = house.context.settings
+    small = settings.model_copy(update={"gateway": settings.gateway.model_copy(update={"max_input_tokens": 1000})})
+    parts = replace(house.context, settings=small)
+    turn = Turn("resp_1", Principal("ours", "key", frozenset()), "headrace", (Message("user", "Hi"),), Sampling(), 0, 5)
+    (given,) = await prompted(parts, [turn], PromptSpec(id="greeting", variables=VARIABLES))
+    assert (given.prompt, given.choices) == ("greeting@1", ())
+    with pytest.raises(ContextTooLong):
+        await prompted(parts, [turn], PromptSpec(id="greeting", version="3", variables=VARIABLES))
+
+
+async def test_of_several_answers_to_one_request_the_first_is_compared_and_all_are_alike(house: House) -> None:
+    await begin(house, kind="model", value="primary")
+    await house.openai().chat.completions.create(model="headrace", messages=[{"role": "user", "content": "Hi"}], n=3)
+    assert sorted(len(arms(turn.choices)) for turn in house.flow.turns) == [0, 0, 1]
+    assert {chosen(turn.choices, "model", "") for turn in house.flow.turns} == {"primary"}

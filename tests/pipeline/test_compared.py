@@ -8,7 +8,7 @@ from openai import AsyncOpenAI
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from deployments.core.canaries import Canaries, Canary, Variation
+from deployments.core.canaries import MOST_OPEN, Canaries, Canary, Variation
 from deployments.core.choices import Arm, Choice, arms
 from deployments.core.config import Log, Settings
 from deployments.core.errors import BackendFailed
@@ -119,6 +119,56 @@ async def test_a_turn_of_no_canary_leaves_nothing_behind(house: House, valkey: R
     assert await valkey.keys("hr:canary:*") == []
 
 
+def asking(number: int, canary: str, arm: Arm, session: str) -> Turn:
+    """A turn on one side of a canary."""
+    choice = Choice("model", "", "primary", canary, arm, 0.1, session)
+    return Turn(f"r{number}", OURS, "headrace-direct", (Message("user", "Hi"),), Sampling(), 0, 5, choices=(choice,))
+
+
+def run(turn: Turn, house: House) -> Run:
+    """What a turn is answered with that nobody waits for."""
+    return Run(Writer(LogRef(turn.id, "ours", (), record=False), house.context.outbox), Tape(), house.context.store)
+
+
+async def test_a_session_that_fails_in_two_processes_is_one_witness(house: House, valkey: Redis) -> None:
+    canary = await begin(house, 0.1)
+    processes = [Compared(house.context.settings, Failing()) for _ in range(2)]
+    for number, (process, session) in enumerate([(processes[0], "Ada"), (processes[1], "Ada"), (processes[1], "Bob")]):
+        turn = asking(number, canary.id, "variant", session)
+        await process.answer(
+            turn, Run(Writer(LogRef(turn.id, "ours", (), record=False), house.context.outbox), Tape(), house.context.store)
+        )
+
+    async def told() -> tuple[tuple[int, int], tuple[int, int]]:
+        known = await seen(valkey, canary)
+        return known.turns, known.events["errors"]
+
+    await until(told, equals=((0, 3), (0, 2)))
+    assert await valkey.ttl(f"hr:canary:{canary.id}:failed") > 0
+    for process in processes:
+        await process.close()
+
+
+async def test_of_more_canaries_than_are_kept_in_mind_the_one_met_longest_ago_is_forgotten(house: House, valkey: Redis) -> None:
+    first, process = await begin(house, 0.1), Compared(house.context.settings, Failing())
+    others = [f"can_{number}" for number in range(2 * MOST_OPEN)]
+    for number, canary in enumerate([first.id, *others[:-1], first.id, others[-1]]):
+        turn = asking(number, canary, "control", f"{number}")
+        await process.answer(
+            turn, Run(Writer(LogRef(turn.id, "ours", (), record=False), house.context.outbox), Tape(), house.context.store)
+        )
+
+    async def told() -> tuple[int, int, int]:
+        return (
+            (await seen(valkey, first)).turns[0],
+            await valkey.exists(f"hr:canary:{others[-1]}"),
+            await valkey.exists(f"hr:canary:{others[0]}"),
+        )
+
+    await until(told, equals=(2, 1, 0))
+    await process.close()
+
+
 async def test_while_valkey_is_away_a_process_goes_by_what_it_has_seen(tmp_path: Path) -> None:
     async with database(tmp_path) as store:
         begun = await Canaries(store, "test").start(Variation(kind="model", value="primary", weight=0.1))
@@ -126,8 +176,7 @@ async def test_while_valkey_is_away_a_process_goes_by_what_it_has_seen(tmp_path:
         outbox = Outbox(connect("unix:///nowhere"), Log())
         for number in range(40):
             arm: Arm = "variant" if number % 10 == 9 else "control"
-            choice = Choice("model", "", "primary", begun.id, arm, 0.1, f"{number}")
-            turn = Turn(f"r{number}", OURS, "headrace-direct", (Message("user", "Hi"),), Sampling(), 0, 5, choices=(choice,))
+            turn = asking(number, begun.id, arm, f"{number}")
             writer = Writer(LogRef(turn.id, "ours", (), record=False), outbox)
             await compared.answer(turn, Run(writer, Tape(), store))
 

@@ -8,6 +8,8 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from deployments.core.canaries import Canaries, Variation
+from deployments.core.choices import Choice
 from deployments.core.config import Settings
 from deployments.core.errors import HeadraceError
 from deployments.core.follow import Hub
@@ -46,14 +48,14 @@ async def means(valkey: Redis, tmp_path: Path) -> AsyncIterator[Means]:
         await outbox.close()
 
 
-async def asked(store: Store) -> None:
+async def asked(store: Store, *choices: Choice) -> None:
     """A background response that waits for a worker."""
     caller = await tenant(store, "acme")
     request = ResponseRequest.model_validate({"model": "headrace", "input": "Hi", "background": True})
     plan = request.plan(caller, Settings(), time.time(), None)
     body = msgspec.json.encode(plan.snapshot)
     made = StoredResponse(plan.turn.id, "queued", True, plan.turn.created, None, None, plan.asked, body)
-    await store.of(caller).responses.add(made, plan.inputs, msgspec.msgpack.encode(plan.turn))
+    await store.of(caller).responses.add(made, plan.inputs, msgspec.msgpack.encode(msgspec.structs.replace(plan.turn, choices=choices)))
 
 
 async def take(store: Store) -> Job:
@@ -74,3 +76,14 @@ async def test_a_worker_that_was_overtaken_leaves_the_outcome_to_the_other(means
     assert stored.status == "completed"
     assert b"Hello world." in stored.body
     assert await means.store.jobs.backlog() == 0
+
+
+async def test_what_a_canary_picked_that_has_ended_meanwhile_is_dropped(means: Means) -> None:
+    canaries = Canaries(means.store, "test")
+    begun = [await canaries.start(Variation(kind="retrieval", subject=name, value="6")) for name in ("limit", "context_tokens")]
+    runs, ended = (Choice("retrieval", one.subject, "6", one.id, "variant", 0.1, "s") for one in begun)
+    await asked(means.store, runs, ended, Choice("prompt", "grounded", "2"))
+    await canaries.stop(begun[1].id)
+    flow = Script()
+    await Respond(Settings(), flow).run(means, await take(means.store))
+    assert flow.turns[0].choices == (runs, Choice("prompt", "grounded", "2"))
