@@ -7,7 +7,7 @@ from types import TracebackType
 class Patience:
     """Cancels the body of `async with` when the loop's clock passes `until`, and raises TimeoutError instead; `until` may be moved.
 
-    Moving it nearer takes effect when the timer fires next. `never` stands for no limit.
+    Moving it nearer takes effect when the timer fires next, or at once by `sooner`. `never` stands for no limit.
     """
 
     never = float("inf")
@@ -28,6 +28,13 @@ class Patience:
             self._timer.cancel()
         if self._expired and self._task and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise TimeoutError from error
+
+    def sooner(self, until: float) -> None:
+        """Move `until` nearer, with effect at once."""
+        self.until = until
+        if self._timer:
+            self._timer.cancel()
+        self._look()
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()

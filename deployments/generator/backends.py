@@ -77,7 +77,10 @@ class Backend:
                     if piece.done:
                         return
                     if piece.text or piece.calls:
-                        limit.until = min(last, loop.time() + self._settings.inter_token_timeout_s)
+                        until = min(last, loop.time() + self._settings.inter_token_timeout_s)
+                        if limit.until == first:
+                            limit.sooner(until)
+                        limit.until = until
         except openai.APIStatusError as error:
             raise _refused(error) from error
         except openai.APIConnectionError as error:

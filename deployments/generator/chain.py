@@ -105,6 +105,11 @@ class Chain:
         call = plan.spare(asyncio.get_running_loop().time())
         return self._call(plan, call, generation, "", until) if call else None
 
+    def warm(self) -> None:
+        """Make the clients of all configured backends, so that no answer waits for that when another one takes over."""
+        for upstream in self._upstreams:
+            self._clients.ready(upstream)
+
     async def close(self) -> None:
         """Close idle connections."""
         await self._clients.close()

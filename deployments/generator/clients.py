@@ -34,11 +34,16 @@ class Clients:
         self._known = OrderedDict[tuple[str, ...], Streams]()
         self._uses: dict[tuple[str, ...], int] = {}
 
+    def ready(self, upstream: Upstream) -> tuple[tuple[str, ...], Streams]:
+        """What is called, and its client. Making one takes some 50 ms, as it reads the certificates of all authorities."""
+        called = (upstream.name, upstream.base_url, upstream.model, upstream.key or upstream.api_key.get_secret_value())
+        client = self._known[called] = self._known.pop(called, None) or self._connect(upstream)
+        return called, client
+
     @asynccontextmanager
     async def of(self, upstream: Upstream) -> AsyncGenerator[Streams]:
         """The client of a backend, which stays open while this lasts."""
-        called = (upstream.name, upstream.base_url, upstream.model, upstream.key or upstream.api_key.get_secret_value())
-        client = self._known[called] = self._known.pop(called, None) or self._connect(upstream)
+        called, client = self.ready(upstream)
         self._uses[called] = self._uses.get(called, 0) + 1
         try:
             yield client

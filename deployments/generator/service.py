@@ -33,7 +33,8 @@ class Generator:
         outbox = Outbox(connect(settings.valkey), settings.log)
         self._store = open_store(settings)
         self._ledger = Ledger(self._store)
-        self._relays = Relays(Chain(self._connect, chosen, Random(), self._ledger.note), outbox, filters)
+        self._chain = Chain(self._connect, chosen, Random(), self._ledger.note)
+        self._relays = Relays(self._chain, outbox, filters)
         self._beside: list[asyncio.Task[None]] = []
 
     async def generate(self, generation: Generation) -> Outcome:
@@ -55,6 +56,7 @@ class Generator:
         if self._llama and not self._llama.alive:
             raise RuntimeError("the embedded model server has ended")
         if not self._beside:
+            self._chain.warm()
             self._beside = [asyncio.create_task(one) for one in (self._listen(), self._ledger.run())]
 
     async def _listen(self) -> None:

@@ -36,6 +36,20 @@ async def test_it_ends_a_body_that_stops_putting_it_off() -> None:
         await body()
 
 
+async def test_what_is_moved_nearer_takes_effect_at_once() -> None:
+    patience = Patience(now() + 30)
+
+    async def body() -> None:
+        async with patience:
+            patience.sooner(now() + 0.02)
+            await asyncio.sleep(5)
+
+    began = now()
+    with pytest.raises(TimeoutError):
+        await body()
+    assert now() - began < 2
+
+
 async def test_a_cancellation_from_outside_is_not_a_timeout() -> None:
     async def body() -> None:
         async with Patience(Patience.never):

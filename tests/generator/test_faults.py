@@ -112,6 +112,7 @@ class Asked:
 
     async def ask(self, count: int) -> None:
         """So many questions, some at a time."""
+        self.chain.warm()
         numbers = iter(range(count))
         await asyncio.gather(*(self._some(numbers) for _ in range(AT_ONCE)))
         await self.chain.close()
@@ -145,9 +146,23 @@ async def test_a_backend_that_fails_is_not_seen_by_readers(upstream: Simulator, 
         served = bad.requests + upstream.stats()["total"] - before
     slowest = sorted(asked.switching_s)
     print(f"\n{fault}: {served / count:.3f} calls for one, first words p50 {statistics.median(slowest):.3f} s, max {slowest[-1]:.3f} s")  # noqa: T201
+    answer, holds = FAULTS[fault]
+    limit_s = STALL_S if answer.startswith(BEGUN) else PATIENCE_S
+    if holds and (late := [took - limit_s for took in slowest if took >= limit_s]):
+        print(f"the other's words after the timeout: p50 {statistics.median(late):.3f} s, max {late[-1]:.3f} s, N={len(late)}")  # noqa: T201
     assert asked.wrong == []
     limits = asked.settings.resilience
     assert served <= count * (1 + limits.retry_share) + limits.spare_retries
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("count", [10, pytest.param(40, marks=pytest.mark.full)])
+async def test_a_fault_that_is_met_every_time_is_survived_every_time(upstream: Simulator, fault: str, count: int) -> None:
+    async with Crooked(*FAULTS[fault]).serving() as bad:
+        asked = Asked(bad.url, upstream.url, PATIENT)
+        await asked.ask(count)
+    assert asked.wrong == []
+    assert "429" in fault or bad.requests == count
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.full)])
