@@ -294,6 +294,7 @@ class Flow:
             toolbox=turn.toolbox,
             tier=route.tier,
             prefers=chosen(turn.choices, "model", ""),
+            session=turn.conversation_id or next(iter(turn.earlier), turn.question),
             model=model,
             account=_account(turn, route, prompts),
             hedged=run.awaited and turn.handling.service != "flex",

@@ -356,6 +356,7 @@ class Generation(msgspec.Struct, frozen=True):
     `deadline_s` is what is left of the turn's time, in seconds. Where there are `quotes`, best first, the answer consists of them.
     Backends of another `tier` are asked where those of this one take no calls; the one that it `prefers` goes before all others. A `model`
     of the catalogue says which backends may be asked; None is all that are configured. One that is `hedged` may be asked of two at once.
+    Calls of one `session` go to one backend, whose cache holds what they begin with.
     `since` is the number of this call's first delta: what the log holds before it, earlier calls of the model have said.
     """
 
@@ -372,6 +373,7 @@ class Generation(msgspec.Struct, frozen=True):
     account: Account = Account()
     hedged: bool = False
     prefers: str = ""
+    session: str = ""
     since: int = 0
 
 

@@ -18,7 +18,7 @@ from deployments.generator.plan import Plan
 from deployments.generator.progress import Progress
 from deployments.generator.spent import Spent
 from deployments.generator.sse import Piece
-from deployments.generator.standing import Call, Standings
+from deployments.generator.standing import Call, Standings, Wish
 from deployments.generator.suited import suited
 
 _logger = logging.getLogger("headrace.generator")
@@ -54,8 +54,8 @@ class Chain:
         model = generation.model
         progress = Progress(generation, (model and model.on_break) or self._contract)
         upstreams = suited(model.upstreams(self._upstreams) if model else self._upstreams, generation, self._usual_tokens)
-        wish = self._regions, generation.tier, generation.prefers
-        plan = Plan(upstreams, self._settings, self._standings, self._budget, self._random, until, *wish)
+        wish = Wish(self._regions, generation.tier, generation.prefers, generation.session)
+        plan = Plan(upstreams, self._settings, self._standings, self._budget, self._random, until, wish)
         hedge_s = self._settings.hedge_s if generation.hedged else None
         while True:
             pieces = self._call(plan, plan.begin(now()), generation, progress.shown, until)

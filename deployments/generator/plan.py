@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from random import Random
 
 from deployments.core.errors import BackendFailed, DeadlineExceeded, HeadraceError, Overloaded, Throttled, Unreachable
-from deployments.core.models import Contract, Tier, Upstream
+from deployments.core.models import Contract, Upstream
 from deployments.core.sections import Resilience
 from deployments.generator.budget import Budget
-from deployments.generator.standing import Call, Standings
+from deployments.generator.standing import Call, Standings, Wish
 
 SHORTEST_S = 0.05
 """An attempt with less time than this is not begun."""
+ANY = Wish()
+"""No wish."""
 
 
 class Plan:
@@ -24,15 +26,11 @@ class Plan:
         budget: Budget,
         random: Random,
         until: float,
-        regions: Sequence[str] = (),
-        tier: Tier | None = None,
-        prefers: str = "",
+        wish: Wish = ANY,
     ):
         self._upstreams, self._settings = tuple(upstreams), settings
         self._standings, self._budget, self._random = standings, budget, random
-        self._until, self._regions = until, regions
-        self._tier: Tier | None = tier
-        self._prefers = prefers
+        self._until, self._wish = until, wish
         self._asked: list[str] = []
         self._last: HeadraceError | None = None
         budget.call()
@@ -90,7 +88,7 @@ class Plan:
         return self._fresh(now) or self._choose(self._upstreams, now)
 
     def _choose(self, upstreams: Sequence[Upstream], now: float) -> Upstream | None:
-        return self._standings.choose(upstreams, self._regions, now, self._random, self._tier, self._prefers)
+        return self._standings.choose(upstreams, self._wish, now, self._random)
 
     def _pause(self, error: HeadraceError) -> float:
         """Exponential with jitter (Brooker, AWS 2015), or what the backend asked for if it is not longer than any pause may be."""

@@ -1,5 +1,6 @@
 """How the backends of this process are doing, and which of them is asked next; sans-I/O, times in seconds of any steady clock."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from random import Random
@@ -14,6 +15,19 @@ DECAY_S = 10.0
 """After so long a third of what was measured is left of a backend's latency."""
 FIRST_S = 0.2
 """The latency of a backend of which nothing is known."""
+
+
+STICKINESS = 2.0
+"""A session stays with its backend until that costs so many times what another does: the prompt it would have to read anew costs, too."""
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """Which backends a call would rather have: those of the nearest region (the first), of a tier, one by its name, a session's own."""
+
+    regions: tuple[str, ...] = ()
+    tier: Tier | None = None
+    prefers: str = ""
+    session: str = ""
 
 
 class Standing:
@@ -53,30 +67,41 @@ class Standings:
         """How a backend is doing."""
         return self._known.setdefault(name, Standing(self._settings))
 
-    def choose(
-        self, upstreams: Sequence[Upstream], regions: Sequence[str], now: float, random: Random, tier: Tier | None = None, prefers: str = ""
-    ) -> Upstream | None:
-        """The next to ask: for the tier, of the first rank, of the nearest region, the better of two drawn by weight; None if all are out.
+    def choose(self, upstreams: Sequence[Upstream], wish: Wish, now: float, random: Random) -> Upstream | None:
+        """The next to ask: for the tier, of the first rank, of the nearest region; None if all are out.
 
-        Of `regions` the nearest is the first. The one that is preferred by name goes before all others.
+        Of these the better of two drawn by weight, the first of which is the session's own where there is one: what it has read of the
+        conversation before is in its cache. The one that is preferred by name goes before all others.
         """
         free = [one for one in upstreams if self.of(one.name).breaker.allows(now) and self.of(one.name).ongoing < one.max_ongoing]
         if not free:
             return None
-        best = min(_place(one, regions, tier, prefers) for one in free)
-        peers = [one for one in free if _place(one, regions, tier, prefers) == best]
-        first = _drawn(peers, random)
+        best = min(_place(one, wish) for one in free)
+        peers = [one for one in free if _place(one, wish) == best]
+        first = _own(peers, wish.session) if wish.session else _drawn(peers, random)
         second = _drawn([one for one in peers if one is not first] or peers, random)
-        return min(first, second, key=lambda one: self.of(one.name).cost)
+        bias = STICKINESS if wish.session else 1.0
+        return first if self.of(first.name).cost <= bias * self.of(second.name).cost else second
 
 
 def _drawn(upstreams: Sequence[Upstream], random: Random) -> Upstream:
     return random.choices(upstreams, [one.weight for one in upstreams])[0]
 
 
-def _place(upstream: Upstream, regions: Sequence[str], tier: Tier | None, prefers: str) -> tuple[bool, bool, int, int]:
-    other = tier is not None and upstream.tier not in (None, tier)
-    return upstream.name != prefers, other, upstream.rank, regions.index(upstream.region) if upstream.region in regions else len(regions)
+def _own(upstreams: Sequence[Upstream], session: str) -> Upstream:
+    """The one that a session belongs to, in every process (rendezvous hashing by weight, Thaler and Ravishankar 1998)."""
+
+    def score(one: Upstream) -> float:
+        digest = hashlib.blake2b(f"{session}\0{one.name}".encode(errors="replace"), digest_size=8).digest()
+        return -one.weight / math.log((int.from_bytes(digest) + 1) / (2**64 + 1))
+
+    return max(upstreams, key=score)
+
+
+def _place(upstream: Upstream, wish: Wish) -> tuple[bool, bool, int, int]:
+    other = wish.tier is not None and upstream.tier not in (None, wish.tier)
+    region = wish.regions.index(upstream.region) if upstream.region in wish.regions else len(wish.regions)
+    return upstream.name != wish.prefers, other, upstream.rank, region
 
 
 class Call(msgspec.Struct):

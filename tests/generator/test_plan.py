@@ -1,5 +1,6 @@
 """Who is asked, how often, and when: the plan of a call, its budget, and how the backends stand."""
 
+from collections import Counter
 from random import Random
 from typing import Any
 
@@ -14,7 +15,7 @@ from deployments.core.sections import Contract, Resilience, Upstream
 from deployments.core.types import Tier
 from deployments.generator.budget import Budget
 from deployments.generator.plan import Plan
-from deployments.generator.standing import Standings
+from deployments.generator.standing import Standings, Wish
 
 SETTINGS = Resilience()
 
@@ -35,7 +36,7 @@ class World:
         self.random, self.now = Random(seed), 0.0
 
     def plan(self, *upstreams: Upstream, until: float = 60, regions: tuple[str, ...] = (), tier: Tier | None = None) -> Plan:
-        return Plan(upstreams, self.settings, self.standings, self.budget, self.random, self.now + until, regions, tier)
+        return Plan(upstreams, self.settings, self.standings, self.budget, self.random, self.now + until, Wish(regions, tier))
 
     def run(self, plan: Plan, errors: list[HeadraceError | None], contract: Contract | None = None) -> list[str]:
         """The names that are asked while calls end with these errors; None ends well."""
@@ -222,10 +223,33 @@ def test_a_backend_that_is_preferred_goes_before_all_others_while_it_takes_calls
     first, other = Upstream(name="first", base_url="x", model="m", rank=0), Upstream(name="other", base_url="x", model="m", rank=3)
     settings = Resilience(failures=1)
     standings = Standings(settings)
-    plan = Plan((first, other), settings, standings, Budget(settings), Random(1), until=100, prefers="other")
+    plan = Plan((first, other), settings, standings, Budget(settings), Random(1), until=100, wish=Wish(prefers="other"))
     call = plan.begin(0)
     assert call.upstream.name == "other"
     plan.failed(call, Unreachable("gone"), 0.1)
     assert plan.again(Unreachable("gone"), 0.1, None) == 0
     assert plan.begin(0.1).upstream.name == "first"
     assert Plan((first, other), settings, standings, Budget(settings), Random(1), until=100).begin(0.1).upstream.name == "first"
+
+
+def test_a_session_stays_with_its_backend_in_every_process_until_that_is_much_slower() -> None:
+    peers = tuple(Upstream(name=name, base_url="u", model="m", weight=weight) for name, weight in (("a", 1), ("b", 1), ("c", 2)))
+    settings = Resilience()
+
+    def chosen(session: str, standings: Standings, seed: int) -> str:
+        upstream = standings.choose(peers, Wish(session=session), 0, Random(seed))
+        assert upstream
+        return upstream.name
+
+    quiet = Standings(settings)
+    own = {f"s{number}": chosen(f"s{number}", quiet, 0) for number in range(400)}
+    assert all(chosen(session, Standings(settings), seed) == name for seed, (session, name) in enumerate(own.items()))
+    shares = Counter(own.values())
+    assert 60 <= shares["a"] <= 140
+    assert 160 <= shares["c"] <= 240, "by weight"
+    session = next(session for session, name in own.items() if name == "a")
+    busy = Standings(settings)
+    busy.of("a").ongoing = 1
+    assert chosen(session, busy, 1) == "a"
+    busy.of("a").ongoing = 5
+    assert chosen(session, busy, 1) != "a"
