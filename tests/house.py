@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -14,6 +15,7 @@ import uvicorn
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from starlette.types import ASGIApp
 
 from deployments.core.config import Gateway, Idempotency, Log, Settings, Worker
 from deployments.core.errors import BackendFailed, HeadraceError
@@ -120,11 +122,15 @@ class House:
         return httpx2.AsyncClient(base_url=self.url, headers=headers, verify=PLAIN)
 
 
+def serving(context: Context) -> contextlib.AbstractAsyncContextManager[str]:
+    """Serve our application on a free port of this machine."""
+    return listening(build_app(context), log_level="warning", ws=Bounded)
+
+
 @contextlib.asynccontextmanager
-async def serving(context: Context) -> AsyncIterator[str]:
-    """Serve an application on a free port of this machine."""
-    config = uvicorn.Config(build_app(context), port=0, log_level="warning", ws=Bounded, timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
+async def listening(app: ASGIApp, **options: Any) -> AsyncIterator[str]:
+    """Serve any application on a free port of this machine: its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, timeout_graceful_shutdown=2, **{"log_level": "error"} | options))
     task = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     try:

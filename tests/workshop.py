@@ -9,11 +9,10 @@ from typing import Any, cast
 
 import httpx2
 import msgspec
-import uvicorn
 from redis.asyncio import Redis
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from deployments.core.config import Log, Settings
 from deployments.core.fetch import Fetcher
@@ -30,7 +29,7 @@ from deployments.generator.relay import Relays
 from pipeline.citations import Verbatim
 from pipeline.flow import Flow
 from pipeline.tools.loop import Loop
-from tests.fakes import SCOPES, Clock, Counting, FakeEmbeds, FakeRetrieves, FakeRoutes, Obedient, database, until
+from tests.fakes import SCOPES, Clock, Counting, FakeEmbeds, FakeRetrieves, FakeRoutes, Obedient, database
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",
@@ -137,19 +136,6 @@ async def workshop(valkey: Redis, folder: Path, tools: Tools = TOOLS, model: Obe
             yield Workshop(flow, model, recorder, shelf, store, clock, caller, hub, Outbox(valkey, settings.log, local=hub))
     finally:
         await hub.close()
-
-
-@asynccontextmanager
-async def listening(app: ASGIApp) -> AsyncIterator[str]:
-    """An app on a port of the loopback: its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1))
-    task = asyncio.create_task(server.serve())
-    await until(lambda: server.started)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
 
 
 class Crafted:

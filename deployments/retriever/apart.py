@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 
 import msgspec
 
+from deployments.core.exchange import exchange
 from deployments.retriever.document import MAX_CHARACTERS, Document, Unreadable
 from deployments.retriever.parse import BINARY, MAX_BYTES, parse
 
@@ -48,7 +49,7 @@ async def read(content: bytes, filename: str, bounds: Bounds) -> Document:
         return await asyncio.to_thread(parse, content, filename, bounds.max_bytes)
     try:
         async with asyncio.timeout(bounds.timeout_s), _process(filename, bounds) as process:
-            packed = await _exchange(process, content)
+            packed = await exchange(process, content, _REPLY_BYTES)
     except TimeoutError:
         raise Unreadable(f"it could not be read within {bounds.timeout_s:g} s", code="file_too_large") from None
     try:
@@ -75,21 +76,6 @@ async def _process(filename: str, bounds: Bounds) -> AsyncIterator[Process]:
 
 def _environment() -> dict[str, str]:
     return {"PYTHONPATH": pathsep.join(sys.path), "PYTHONUTF8": "1"}
-
-
-async def _exchange(process: Process, content: bytes) -> bytes:
-    """What the process answers; it is cut off where it says too much."""
-    assert process.stdin is not None  # noqa: S101 — for the type checker: they were asked for
-    assert process.stdout is not None  # noqa: S101
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        process.stdin.write(content)
-        await process.stdin.drain()
-    process.stdin.close()
-    pieces, left = list[bytes](), _REPLY_BYTES
-    while left > 0 and (piece := await process.stdout.read(1 << 20)):
-        pieces.append(piece)
-        left -= len(piece)
-    return b"".join(pieces)
 
 
 def main() -> None:

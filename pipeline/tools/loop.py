@@ -19,8 +19,8 @@ from deployments.core.ids import new_id
 from deployments.core.inert import inert, unmarked, unmarked_json
 from deployments.core.run import Run as Running
 from deployments.core.tool_settings import Tools
-from deployments.core.tools import MAX_NAME_CHARS, OWN, Approval, Awaits, Ran, ToolCall, offered
-from deployments.core.types import Called, Delta, Generation, Message, Outcome, Text, Turn, Usage
+from deployments.core.tools import MAX_NAME_CHARS, OWN, Approval, Awaits, Effect, Ran, ToolCall, offered
+from deployments.core.types import Called, Delta, Generation, Message, Outcome, Reason, Text, Turn, Usage
 from pipeline.tools.mcp import Servers
 from pipeline.tools.policy import Ask, Deny, Run, Standing, decide, untrusted
 from pipeline.tools.record import Record
@@ -201,7 +201,7 @@ class Loop:
 class _Rounds:
     """One answer on its way: what its log says has been called, and what the model is asked with next."""
 
-    def __init__(self, turn: Turn, run: Running, first: Generation, tools: Allowed, after: Sequence[str], strange: bool):
+    def __init__(self, turn: Turn, run: Running, first: Generation, tools: Allowed, after: Sequence[Effect], strange: bool):
         self.turn, self.run, self.tools = turn, run, tools
         self.used = Usage()
         self._first, self._after, self._strange = first, after, strange
@@ -234,7 +234,7 @@ class _Rounds:
     def standing(self) -> Standing:
         """What may be called now."""
         strange = self._strange or not self.tools.vouched or bool(self._first.passages) or untrusted(self.messages)
-        return Standing(self.tools, self.turn.principal.scopes, strange, frozenset(self._after))  # type: ignore[arg-type]
+        return Standing(self.tools, self.turn.principal.scopes, strange, frozenset(self._after))
 
     @property
     def over(self) -> bool:
@@ -271,9 +271,9 @@ class _Rounds:
                 said = (label, name, one.call.arguments, one.result.output, one.result.error, approval_id)
                 writer.ran(Ran(0, number, one.call.id, *said))
 
-    def outcome(self, reason: str) -> Outcome:
+    def outcome(self, reason: Reason) -> Outcome:
         """The end of the answer."""
-        return Outcome(self.run.writer.next_seq, reason, self.used)  # type: ignore[arg-type]
+        return Outcome(self.run.writer.next_seq, reason, self.used)
 
     @property
     def _since(self) -> int:

@@ -15,6 +15,7 @@ from os import pathsep
 import msgspec
 
 from deployments.core.errors import HeadraceError
+from deployments.core.exchange import exchange
 from deployments.core.fetch import Bounds, Fetcher
 from deployments.core.tool_settings import HttpTool, PythonTool, Tools
 from pipeline.child import die_with_parent
@@ -90,7 +91,7 @@ async def _python(tool: PythonTool, arguments: bytes) -> Result:
     """A call in a process of its own, which is gone afterwards."""
     most = _JSON_FACTOR * (tool.output_bytes + 1) + _ERROR_BYTES
     async with _process(tool) as process:
-        said = await _exchange(process, arguments, most)
+        said = await exchange(process, arguments, most)
     try:
         result = msgspec.json.decode(said, type=Result)
     except (ValueError, RecursionError):
@@ -113,19 +114,6 @@ async def _process(tool: PythonTool) -> AsyncIterator[Process]:
         with contextlib.suppress(ProcessLookupError):  # with all that it has started: root may start processes whatever the bounds say
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
-
-
-async def _exchange(process: Process, arguments: bytes, most_bytes: int) -> bytes:
-    assert process.stdin is not None  # noqa: S101 — for the type checker: they were asked for
-    assert process.stdout is not None  # noqa: S101
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        process.stdin.write(arguments)
-        await process.stdin.drain()
-    process.stdin.close()
-    said = b""
-    while len(said) <= most_bytes and (piece := await process.stdout.read(1 << 16)):
-        said += piece
-    return said
 
 
 def clip(text: str, most_bytes: int) -> str:

@@ -19,7 +19,8 @@ from deployments.core.tools import OWN, Selection, Toolbox, ToolCall
 from deployments.core.types import Finished, Message
 from deployments.gateway.items import normalised
 from tests.fakes import Obedient
-from tests.workshop import ALLOWED, TOOLS, Crafted, Workshop, awaits, granting, listening, ran, workshop
+from tests.house import listening
+from tests.workshop import ALLOWED, TOOLS, Crafted, Workshop, awaits, granting, ran, workshop
 
 NAMES = ("look", "save", "send", "peek", "spare", "headrace__look", "delete_everything")
 """Allowed and reading, writing, sending, beyond the caller's scopes, not allowed by the request, and two that there are not."""

@@ -17,7 +17,8 @@ from deployments.core.tool_settings import McpServer, Tools
 from deployments.core.tools import Selection, Toolbox
 from pipeline.tools.mcp import Servers
 from tests.fakes import Clock
-from tests.workshop import Crafted, awaits, listening, ran, words, workshop
+from tests.house import listening
+from tests.workshop import Crafted, awaits, ran, words, workshop
 
 
 class Wiki:
