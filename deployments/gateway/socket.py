@@ -72,6 +72,8 @@ class Socket:
         self._socket = socket
         self._limits = parts.settings.gateway
         self._lanes: dict[str | None, asyncio.Task[None]] = {}
+        self._over: set[str | None] = set()
+        """Lanes whose answer has been told to its end, and is being settled: the next one waits for that."""
         self._seen: set[str | None] = set()
         self._memory = Memory()
         self._pace = Pace(self._limits.socket_frames_per_s)
@@ -142,25 +144,34 @@ class Socket:
             raise InvalidRequest("stream_id has 1 to 256 letters, digits, '_', '.' or '-'", param="stream_id", code="invalid_value")
         if frame.type not in ("response.create", "headrace:response.attach"):
             raise Unsupported(f"frames of type '{frame.type[:64]}' are not supported", param="type", code="unsupported_value")
-        if (busy := self._lanes.get(lane)) and not busy.done():
+        before = self._lanes.get(lane)
+        if before and not before.done() and lane not in self._over:
             raise InvalidRequest("this lane is still answering; use another stream_id", param="stream_id", code="stream_busy")
         most = self._limits.max_socket_answers
-        if len(self._seen | {lane}) > MAX_LANES or sum(not task.done() for task in self._lanes.values()) >= most:
+        if (
+            len(self._seen | {lane}) > MAX_LANES
+            or sum(not task.done() for name, task in self._lanes.items() if name not in self._over) >= most
+        ):
             message = f"at most {MAX_LANES} lanes and {most} answers at once"
             raise InvalidRequest(message, param="stream_id", code="websocket_stream_limit_reached")
         self._seen.add(lane)
         work = self._create(frame, text) if frame.type == "response.create" else self._attach(frame)
-        self._lanes[lane] = asyncio.get_running_loop().create_task(self._guarded(work, lane))
+        self._over.discard(lane)
+        self._lanes[lane] = asyncio.get_running_loop().create_task(self._guarded(work, lane, before))
 
-    async def _guarded(self, work: Coroutine[Any, Any, None], lane: str | None) -> None:
-        """Do a lane's work; what goes wrong becomes an error event of that lane."""
+    async def _guarded(self, work: Coroutine[Any, Any, None], lane: str | None, before: asyncio.Task[None] | None) -> None:
+        """Do a lane's work once what came before is settled; what goes wrong becomes an error event of that lane."""
         try:
+            if before:
+                await asyncio.wait({before})
             await work
         except HeadraceError as error:
             await self._refuse(error, lane)
         except (WebSocketDisconnect, RuntimeError):
             if self._socket.client_state is WebSocketState.CONNECTED:
                 raise
+        finally:
+            work.close()  # it has not begun where the socket ended before
 
     async def _create(self, frame: Frame, text: str) -> None:
         body, caller = _request(text), await self._proof.again()
@@ -182,7 +193,9 @@ class Socket:
         """Do early what the answer will need, and keep the input as a response without output."""
         events = ResponseEvents(asked.plan.snapshot, speaks=False)
         await self._send(events.start(), lane)
-        await self._send(events.feed(await prewarm(self._parts, asked)), lane)
+        last = events.feed(await prewarm(self._parts, asked))
+        self._note(lane, events)
+        await self._send(last, lane)
         self._memory.keep(asked, events)
 
     async def _answer(self, asked: Asked, lane: str | None) -> None:
@@ -193,6 +206,7 @@ class Socket:
             with nudging(answer.follower, self._limits.keep_alive_s):
                 while not events.ended:
                     ready += events.feed(await answer.follower.read())
+                    self._note(lane, events)
                     await self._send(ready, lane)
                     ready = []
         self._memory.keep(asked, events)
@@ -211,8 +225,14 @@ class Socket:
             ready = events.start()
             async for log in deltas(self._parts, caller, response_id, follower):
                 ready += events.feed(log)
+                self._note(lane, events)
                 await self._send([event for event in ready if event.number > after], lane)
                 ready = []
+
+    def _note(self, lane: str | None, events: ResponseEvents) -> None:
+        """Note that a lane is told its last event next, where that is so: its client may go on at once."""
+        if events.ended:
+            self._over.add(lane)
 
     async def _send(self, events: list[Event], lane: str | None) -> None:
         """Send events."""

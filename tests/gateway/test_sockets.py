@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from deployments.core.keys import Keys
+from deployments.gateway import socket as sockets
 from deployments.gateway.frames import MAX_FRAGMENTS
 from deployments.gateway.socket import BURST_S, Pace
 from tests.fakes import SCOPES, until
@@ -91,6 +92,25 @@ async def test_a_second_question_on_a_busy_lane_is_refused_and_the_first_goes_on
         assert (await until_end(connection))[-1]["error"]["code"] == "stream_busy"
         assert (await until_end(connection))[-1]["type"] == "response.completed"
         await ask(connection)
+        assert (await until_end(connection))[-1]["type"] == "response.completed"
+
+
+async def test_who_asks_again_at_once_is_answered_while_the_first_answer_is_still_being_settled(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settling = sockets.answering
+
+    @contextlib.asynccontextmanager
+    async def slowly(*args: Any) -> AsyncIterator[Any]:
+        async with settling(*args) as answer:
+            yield answer
+        await asyncio.sleep(0.2)
+
+    monkeypatch.setattr(sockets, "answering", slowly)
+    async with socket(house) as connection:
+        await ask(connection)
+        first = (await until_end(connection))[-1]
+        await ask(connection, previous_response_id=first["response"]["id"])
         assert (await until_end(connection))[-1]["type"] == "response.completed"
 
 

@@ -132,8 +132,8 @@ async def test_a_healthy_socket_answers_beside_a_flood(stack: Stack):
         begun = time.monotonic()
         await connection.send(json.dumps({"type": "response.create", "model": "headrace-direct", "input": "Hi"}))
         async with asyncio.timeout(60):
-            while (kind := json.loads(await connection.recv())["type"]) != "response.completed":
-                assert kind not in ("response.failed", "error")
+            while (event := json.loads(await connection.recv()))["type"] != "response.completed":
+                assert event["type"] not in ("response.failed", "error"), event
         return time.monotonic() - begun
 
     async with opened(stack) as healthy:
