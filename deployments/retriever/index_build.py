@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from deployments.core.errors import Conflict
 from deployments.retriever.index_place import Place
-from deployments.retriever.index_tables import Tables, append, index_vectors, index_words
+from deployments.retriever.index_tables import Tables, append, index_vectors, index_words, retry
 
 
 class Builds:
@@ -44,7 +44,7 @@ class Builds:
         """Index the table and put it in force; raises Conflict where another one is being built by now."""
         _check(place, name)
         table = await self._tables.open(place, name)
-        await table.optimize()  # of 100,000 rows in 50 fragments, 60 took 15 ms to read; of those in one, 5
+        await retry(table.optimize)  # of 100,000 rows in 50 fragments, 60 took 15 ms to read; of those in one, 5
         await index_words(table)
         if await table.count_rows() >= self._indexed_rows:
             await index_vectors(table)
@@ -54,6 +54,12 @@ class Builds:
             place.swap(name)
         if before:
             self._tables.forget(place, before)
+
+    async def give_up(self, place: Place, name: str) -> None:
+        """Stop building the table, unless another one is being built by now: the next may begin at once."""
+        async with place.alone():
+            if place.building == name:
+                place.abandon()
 
     async def drop(self, place: Place, name: str | None) -> None:
         """Remove the table in force, if it is still that one."""

@@ -86,14 +86,21 @@ class Upkeep:
         table, name = await self._tables.open(place, current), name_of(f"{place.folder} {time.time_ns()}")
         if not await self._builds.begin_if_idle(place, current, name, await dimensions_of(table)):
             return False
+        try:
+            await self._copy(place, current, name)
+            await self._builds.end(place, name)
+        except Exception:
+            await self._builds.give_up(place, name)
+            raise
+        return True
+
+    async def _copy(self, place: Place, current: str, name: str) -> None:
         key = self._key(place)
-        async for batch in await table.query().to_batches(max_batch_length=COPIED_ROWS):
+        async for batch in await (await self._tables.open(place, current)).query().to_batches(max_batch_length=COPIED_ROWS):
             rows = pa.Table.from_batches([batch])
             if None in await asyncio.to_thread(read, key, rows):
                 raise ValueError("rows are not as they were written")
             await self._builds.add(place, name, [_narrowed(rows)])
-        await self._builds.end(place, name)
-        return True
 
     def _tend_now(self, place: Place) -> None:
         self._quiet.pop(place, None)
@@ -135,7 +142,6 @@ class Upkeep:
                 self._erase_later(place)
         except (*DAMAGE, Conflict, Overloaded) as error:
             logger.warning("erasure in table %s put off: %s", place.folder.name, error)
-            place.soil()
             self._erase_later(place)
 
 

@@ -1,6 +1,7 @@
 """Tools that headrace runs, over the API: asked for as OpenAI's `mcp` tool, shown as its items, approved by the next request."""
 
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from deployments.generator.relay import Relays
 from pipeline.citations import Verbatim
 from pipeline.flow import Flow
 from pipeline.tools.loop import Loop
-from tests.fakes import SCOPES, FakeEmbeds, FakeRetrieves, FakeRoutes, Obedient
+from tests.fakes import SCOPES, FakeEmbeds, FakeRetrieves, FakeRoutes, Obedient, database
 from tests.house import House, serving
 from tests.workshop import TOOLS, Recorder
 
@@ -51,10 +52,12 @@ async def shop(house: House, valkey: Redis, tmp_path: Path) -> AsyncIterator[Sho
     house.flow.answer = Flow(settings, FakeEmbeds(), FakeRetrieves(), FakeRoutes(), generates, loop=loop).answer  # type: ignore[method-assign]
     key = (await house.context.keys.mint("ours", [*SCOPES, "tools:use"])).secret
     hub = Hub(valkey, settings.log)
-    gate = Gate(valkey, settings, house.context.keys.policy, Books(house.context.store))
-    context = replace(house.context, settings=settings, hub=hub, outbox=Outbox(valkey, settings.log, local=hub), gate=gate)
-    async with serving(context) as url:
-        yield Shop(replace(house, url=url), key, recorder, model)
+    async with database(tmp_path, time.time) as store:  # which its application closes
+        gate = Gate(valkey, settings, house.context.keys.policy, Books(store))
+        outbox = Outbox(valkey, settings.log, local=hub)
+        context = replace(house.context, settings=settings, store=store, hub=hub, outbox=outbox, gate=gate)
+        async with serving(context) as url:
+            yield Shop(replace(house, url=url), key, recorder, model)
 
 
 async def test_a_call_is_an_item_between_two_messages(shop: Shop) -> None:
