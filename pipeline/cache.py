@@ -21,6 +21,7 @@ from deployments.core.errors import HeadraceError
 from deployments.core.log import Writer
 from deployments.core.ports import Embeds
 from deployments.core.run import Answers, Run
+from deployments.core.telemetry import CACHE_LOOKUPS
 from deployments.core.types import Called, Cited, Delta, Finished, Message, Opened, Outcome, Searched, Searching, Text, Turn, Vector
 from deployments.core.vault import Lock
 from pipeline.flow import end
@@ -47,7 +48,8 @@ class Cached:
         if place is None:
             await self._flow.answer(turn, run)
             return
-        known, vector = await self._known(turn, place)
+        with run.timings.of("cache"):
+            known, vector = await self._known(turn, place)
         if known:
             await _replay(turn, run, known)
             return
@@ -84,13 +86,16 @@ class Cached:
     async def _known(self, turn: Turn, place: Place) -> tuple[Kept | None, Vector | None]:
         """The answer that is kept, and the embedding of the question where close ones count: the flow goes on with it."""
         known = await self._shelf.get(place)
+        _count("exact", known)
         if known or turn.reuse is None or turn.reuse.threshold is None:
             return known, None
         try:
             vector = (await self._embeds.embed([turn.question], turn.principal))[0]
         except HeadraceError:
             return None, None  # whoever needs it will say so
-        return await self._shelf.closest(place, vector, turn.reuse.threshold), vector
+        close = await self._shelf.closest(place, vector, turn.reuse.threshold)
+        _count("semantic", close)
+        return close, vector
 
 
 def place(turn: Turn, lock: Lock, corpus: int, revision: bytes) -> Place:
@@ -111,6 +116,10 @@ def revision(settings: Settings) -> bytes:
     """A digest of what answers: prompts, models, and how passages are found and linked."""
     parts = (settings.generator, settings.retriever, settings.embedder)
     return hashlib.sha256(_encode((dict(SEEDS), settings.base_url, *(part.model_dump_json() for part in parts)))).digest()
+
+
+def _count(cache: str, known: Kept | None) -> None:
+    CACHE_LOOKUPS.add(cache, "hit" if known else "miss")
 
 
 def _keepable(log: Sequence[Delta]) -> Kept | None:

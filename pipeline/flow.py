@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -27,6 +28,7 @@ from deployments.core.models import BUILT_IN, Model
 from deployments.core.ports import Embeds, Generates, Retrieves, Routes
 from deployments.core.prompts import SEED, named
 from deployments.core.run import Run, forget
+from deployments.core.telemetry import BEST_SCORE, NO_ANSWER, RETRIEVED, RETRIEVED_NONE
 from deployments.core.tool_settings import Tools
 from deployments.core.types import (
     Called,
@@ -132,13 +134,15 @@ class Flow:
                 notes = ()
                 found = await self._ground(turn, run, question, vector)
             if self._unanswerable(turn, *found) and _said(writer) in ("", UNANSWERED):
+                NO_ANSWER.add()
                 return writer.finished(_unanswered(writer))
             if found[0].tier:
                 _logger.info("turn %s goes to the %s tier: %s", turn.id, found[0].tier, found[0].reason)
             if turn.handling.shows_route:
                 run.slot.routed(found[0])
             model = None if turn.model in BUILT_IN else await self.catalogue.get(run.store, turn.model)
-            generation = await self._generation(turn, run, notes, *found, model)
+            with run.timings.of("compose"):
+                generation = await self._generation(turn, run, notes, *found, model)
             if turn.toolbox.allowed or turn.approvals:
                 outcome = await self.loop.answer(turn, run, generation, lambda asked: self._speak(asked, run), strange=strange)
             else:
@@ -152,9 +156,12 @@ class Flow:
         """One call of the model, which goes on behind what the log holds, when its turn has come; what it used counts."""
         generation = msgspec.structs.replace(generation, log=_log(run.writer))
         run.slot.reads(generation.messages)
-        async with run.slot:
+        async with AsyncExitStack() as held:
+            with run.timings.of("queue"):
+                await held.enter_async_context(run.slot)
             try:
-                outcome = await (self._persist(generation, run) if run.writer.ref.shared else self.generates.generate(generation))
+                with run.timings.of("generate"):
+                    outcome = await (self._persist(generation, run) if run.writer.ref.shared else self.generates.generate(generation))
             except InvalidOutput as error:
                 run.slot.spent(Usage(error.read, error.written))
                 raise
@@ -195,7 +202,8 @@ class Flow:
         if run.vector is not None and question.meaning == turn.question:
             return run.vector
         try:
-            return (await self.embeds.embed([question.meaning], turn.principal))[0]
+            with run.timings.of("embed"):
+                return (await self.embeds.embed([question.meaning], turn.principal))[0]
         except HeadraceError as error:
             if turn.store_id or turn.conversation_id:
                 raise
@@ -209,7 +217,8 @@ class Flow:
     async def _recall(self, turn: Turn, run: Run, vector: Vector | None) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
         """The messages of the turn behind the last of its conversation, and notes on what was said before these."""
         conversation = run.store.of(turn.principal).conversations
-        earlier = await Recall(self.settings.session).messages(conversation, turn.conversation_id or "", vector)
+        with run.timings.of("recall"):
+            earlier = await Recall(self.settings.session).messages(conversation, turn.conversation_id or "", vector)
         notes = tuple(message for message in earlier if message.role == "system")
         return recalled(turn.messages, earlier[len(notes) :]), notes
 
@@ -223,12 +232,13 @@ class Flow:
         if vector is None or not (turn.store_id or self._tiered(turn)):
             return UNGROUNDED, ()
         if not turn.store_id:
-            return await self._tier(turn, vector), ()
+            return await self._tier(turn, run, vector), ()
         if turn.search and not any(isinstance(delta, Searching) for delta in writer.written):
             writer.searching([turn.question])
         search = asyncio.create_task(self._search(turn, run, Query(turn.principal, turn.store_id, question.text, vector)))
         try:
-            route = _varied(await self.routes.route(turn, vector), turn)
+            with run.timings.of("route"):
+                route = _varied(await self.routes.route(turn, vector), turn)
             passages = await search if route.retrieve or turn.search else ()
             if turn.search:
                 passages = tuple(passage for passage in passages if passage.score >= turn.search.min_score)
@@ -238,10 +248,11 @@ class Flow:
             writer.searched([Hit(p.file_id, p.filename, p.score, p.chunk.text, p.attributes) for p in passages])
         return route, passages
 
-    async def _tier(self, turn: Turn, vector: Vector) -> Route:
+    async def _tier(self, turn: Turn, run: Run, vector: Vector) -> Route:
         """The route of a turn with nothing to search; without the router it has no tier, but it is answered."""
         try:
-            return await self.routes.route(turn, vector)
+            with run.timings.of("route"):
+                return await self.routes.route(turn, vector)
         except HeadraceError as error:
             _logger.warning("turn %s goes to any tier: %s", turn.id, error)
             return UNGROUNDED
@@ -255,7 +266,10 @@ class Flow:
         half_life_s = await self.half_lives.of(run.store, turn.principal, query.store_id)
         filters = turn.search.filters if turn.search else None
         wanted = msgspec.structs.replace(query, limit=limit, budget_tokens=budget, filters=filters, half_life_s=half_life_s)
-        return await self.retrieves.search(wanted)
+        with run.timings.of("search"):
+            found = await self.retrieves.search(wanted)
+        _count(found)
+        return found
 
     def _unanswerable(self, turn: Turn, route: Route, passages: Sequence[Passage]) -> bool:
         """Whether the answer is that there is none; a model that may call functions or owes JSON is always asked."""
@@ -330,6 +344,15 @@ def _account(turn: Turn, route: Route, prompts: Sequence[str]) -> Account:
     taken = "grounded" if route.retrieve else "direct"
     tier = f"/{route.tier}" if route.tier else ""
     return Account(turn.principal.key_id, turn.principal.user or "", turn.model, taken + tier, " ".join(prompts))
+
+
+def _count(found: Sequence[Passage]) -> None:
+    """Count what a search gave."""
+    RETRIEVED.see(len(found))
+    if found:
+        BEST_SCORE.see(max(passage.score for passage in found))
+    else:
+        RETRIEVED_NONE.add()
 
 
 def _said(writer: Writer) -> str:

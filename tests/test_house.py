@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from deployments.core import telemetry
 from deployments.core.config import Settings
 from deployments.core.sections import Section
 from pipeline.weights import EMBEDDED
 from tests import configuration
+from tests import telemetry as metrics
 
 ROOT = Path(__file__).parents[1]
 CODE = ("deployments", "pipeline", "loadtest")
@@ -157,6 +159,25 @@ def test_every_setting_says_what_it_is_and_is_read(model: type[BaseModel]):
 
 def test_every_setting_is_on_its_page():
     assert configuration.PAGE.read_text() == configuration.page(), "`python -m tests.configuration` writes the page anew"
+
+
+def test_every_metric_is_on_its_page():
+    assert metrics.PAGE.read_text() == metrics.page(), "`python -m tests.telemetry` writes the page anew"
+
+
+def test_every_metric_is_given_values():
+    names = {name for name, value in vars(telemetry).items() if isinstance(value, telemetry.Metric)}
+    given = {found[1] for path in python(*CODE) for found in re.finditer(r"\b([A-Z_]+)\.(?:add|see|set)\(", path.read_text())}
+    assert len(names) == len(telemetry.METRICS)
+    assert names - given == set()
+
+
+def test_metrics_are_named_as_prometheus_names_them():
+    for one in telemetry.METRICS:
+        assert re.fullmatch("(headrace|gen_ai)_[a-z_]+", one.name)
+        assert one.name.endswith("_total") == (one.kind == "counter")
+        assert {"tenant", "user", "key", "id"}.isdisjoint(one.labels)
+    assert len({one.name for one in telemetry.METRICS}) == len(telemetry.METRICS)
 
 
 def test_the_readmes_map_is_the_disk():

@@ -18,6 +18,7 @@ from deployments.core import config
 from deployments.core.errors import HeadraceError, Overloaded, StreamInterrupted
 from deployments.core.log import Batch, read, shared_channel
 from deployments.core.outbox import RETRY_S
+from deployments.core.telemetry import REPLAYED
 from deployments.core.types import Called, Delta, LogRef, Searched, Text
 
 _logger = logging.getLogger("headrace.follow")
@@ -121,6 +122,9 @@ class Follower:
         self._ready: list[Delta] = []
         self._broken: HeadraceError | None = None
         self._arrival: asyncio.Future[None] | None = None
+        self.handed: Callable[[list[Delta]], None] = _nobody
+        """Is told what was read once that has been passed on: who comes for more has done so."""
+        self._read: list[Delta] = []
 
     @property
     def next_seq(self) -> int:
@@ -142,8 +146,20 @@ class Follower:
             self._ready.clear()
         self._wake()
 
+    @property
+    def broken(self) -> HeadraceError | None:
+        """What every read raises from now on."""
+        return self._broken
+
+    def settle(self) -> None:
+        """Count what was read as passed on."""
+        if self._read:
+            self.handed(self._read)
+            self._read = []
+
     async def read(self) -> list[Delta]:
         """The next deltas; [] where `nudge` came first. Raises StreamInterrupted when the reader has fallen too far behind."""
+        self.settle()
         if not self._ready and not self._broken:
             self._arrival = asyncio.get_running_loop().create_future()
             try:
@@ -153,6 +169,7 @@ class Follower:
         if self._broken:
             raise self._broken
         ready, self._ready, self._lag_bytes = self._ready, [], 0
+        self._read = ready
         return ready
 
     def fail(self, error: HeadraceError) -> None:
@@ -168,6 +185,10 @@ class Follower:
     def _wake(self) -> None:
         if self._ready or self._broken:
             self.nudge()
+
+
+def _nobody(deltas: list[Delta]) -> None:
+    """Tell nobody."""
 
 
 def _size(delta: Delta) -> int:
@@ -206,6 +227,12 @@ class Hub:
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def followed(self) -> int:
+        """How many followers there are."""
+        own = sum(isinstance(one, Follower) for listeners in self._listeners.values() for one in listeners)
+        return own + sum(len(shared.followers) for shared in self._shared.values())
 
     async def ready(self, within_s: float) -> None:
         """Return once the subscription stands; raises Overloaded where it does not within that time."""
@@ -258,7 +285,9 @@ class Hub:
         try:
             until = time.monotonic() + within_s
             await _patient(shared.subscribed, within_s)
-            follower.recall(await self._recorded(ref, until))
+            recorded = await self._recorded(ref, until)
+            REPLAYED.add(by=len(recorded))
+            follower.recall(recorded)
             yield follower
         finally:
             shared.followers.remove(follower)

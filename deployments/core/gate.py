@@ -26,6 +26,7 @@ from deployments.core.images import IMAGE_TOKENS
 from deployments.core.lease import BACKGROUND, FLEXIBLE, INTERACTIVE, Answer, Lease, Want, refusal
 from deployments.core.limits import Policy
 from deployments.core.models import Rates
+from deployments.core.telemetry import ADMISSIONS
 from deployments.core.tokenizer import Vocabulary
 from deployments.core.types import Principal, Turn
 from deployments.core.usage import Books
@@ -169,7 +170,9 @@ class Gate:
         ended = time.perf_counter()
         self._took.append((ended, ended - started))
         if error := refusal(answer, lease):
+            ADMISSIONS.add(error.wire_code)
             raise error
+        ADMISSIONS.add("waits" if answer.state == "wait" else "admitted")
         return answer
 
     def _request(self, lease: Lease) -> dict[str, Any]:

@@ -13,7 +13,8 @@ class Handling(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `retrieves` says whether its model answers from passages, `tiered` whether backends of its own have tiers, `recipe` names the
     definition of the model. `threshold` is the tenant's own complexity from which on a question goes to the large tier. The rates are
-    the model's own limits for one tenant. With `shows_route` the caller is told where the turn went, and why.
+    the model's own limits for one tenant. With `shows_route` the caller is told where the turn went, and why; with
+    `shows_timing` where its time went.
     """
 
     retrieves: bool = True
@@ -24,6 +25,7 @@ class Handling(msgspec.Struct, frozen=True, omit_defaults=True):
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     shows_route: bool = False
+    shows_timing: bool = False
 
 
 def service_of(asked: str | None) -> Service:

@@ -11,11 +11,13 @@ import msgspec
 from deployments.core.errors import HeadraceError, InvalidRequest, Overloaded, RateLimited
 from deployments.core.limits import Limits, Policy
 from deployments.core.models import Rates
+from deployments.core.telemetry import ADMISSION_WAIT
 from deployments.core.tokenizer import Vocabulary
 from deployments.core.types import Finished, Message, Principal, Route, Usage
 
 INTERACTIVE, FLEXIBLE, BACKGROUND = "0", "1", "2"
 """Classes of work: somebody waits, somebody waits who asked for it to be cheap, or it can wait. A lower number goes first."""
+SERVICES = {INTERACTIVE: "interactive", FLEXIBLE: "flexible", BACKGROUND: "background"}
 
 _MINUTE_MS = 60_000
 
@@ -127,9 +129,11 @@ class Lease:
 
     async def turn(self) -> None:
         """Wait for the turn; raises Overloaded where it does not come in time."""
+        began = self._loop.time()
         try:
             async with asyncio.timeout_at(self._until):
                 await self._turn.wait()
+            ADMISSION_WAIT.see(self._loop.time() - began, SERVICES[self.want.service])
         except TimeoutError:
             raise Overloaded("too many requests wait before this one", retry_after_s=2) from None
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from deployments.core.follow import Tape
 from deployments.core.log import Writer
 from deployments.core.store import Store
+from deployments.core.timings import Timings
 from deployments.core.types import Delta, Message, Route, Turn, Usage, Vector
 
 Keep = Callable[[Sequence[Delta]], Awaitable[None]]
@@ -63,7 +64,8 @@ class Open:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a turn: the log it writes, the tape of that log, the database, what keeps the outcome, and the right to a backend.
+    """One run of a turn: the log it writes, the tape of that log, the database, what keeps the outcome, the right to a backend,
+    and where its time goes.
 
     `vector` is the embedding of the question where it is known already. An answer that is `awaited` has a client who waits for its first
     word.
@@ -74,6 +76,7 @@ class Run:
     store: Store
     keep: Keep = forget
     slot: Slot = field(default_factory=Open)
+    timings: Timings = field(default_factory=Timings)
     vector: Vector | None = None
     awaited: bool = True
 

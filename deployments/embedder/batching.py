@@ -14,6 +14,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from deployments.core.telemetry import EMBED_BATCH, EMBED_WAIT
 from deployments.core.types import Vectors
 from deployments.embedder.model import Encodes
 
@@ -32,6 +33,8 @@ class Waiting:
     text: str
     tokens: int
     done: "asyncio.Future[NDArray[np.float32]]"
+    since: float = 0.0
+    """When it came, by the loop's clock."""
 
 
 class Queue:
@@ -89,7 +92,7 @@ class Batcher:
         """Vectors of shape (len(texts), dimensions), in the order of `texts`; raises what the encoder raises."""
         lengths = await asyncio.to_thread(self._encoder.lengths, texts) if bulk else self._encoder.lengths(texts)
         loop = asyncio.get_running_loop()
-        waiting = [Waiting(text, tokens, loop.create_future()) for text, tokens in zip(texts, lengths, strict=True)]
+        waiting = [Waiting(text, tokens, loop.create_future(), loop.time()) for text, tokens in zip(texts, lengths, strict=True)]
         for one in waiting:
             self._queue.put(one, bulk=bulk)
         if self._work is None or self._work.done():
@@ -99,6 +102,8 @@ class Batcher:
     async def _empty(self) -> None:
         loop = asyncio.get_running_loop()
         while batch := self._queue.take():
+            EMBED_BATCH.see(len(batch))
+            EMBED_WAIT.see(loop.time() - batch[0].since)
             try:
                 vectors = await loop.run_in_executor(self._thread, self._encoder.encode, [one.text for one in batch])
             except Exception as error:  # whatever it is, those who wait have to be told

@@ -7,6 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.core.config import Settings
+from deployments.core.service import begin
+from deployments.core.telemetry import CACHE_LOOKUPS
+from deployments.core.timings import working
 from deployments.core.types import Principal, Vectors
 from deployments.embedder.batching import Batcher
 from deployments.embedder.cache import VectorCache, shared
@@ -20,6 +23,7 @@ class Embedder:
     """Implements Embeds on the far side of a handle."""
 
     def __init__(self, settings: Settings):
+        begin("embedder")
         self._encoder = load(settings)
         self._batcher = Batcher(self._encoder, settings.embedder.batch_tokens)
         self._cache = VectorCache(settings.embedder.cache_entries)
@@ -33,7 +37,8 @@ class Embedder:
         if len(texts) > QUERY_TEXTS or caller is None:
             return await self._batcher.encode(texts, bulk=len(texts) > QUERY_TEXTS)
         normal = [text.strip() for text in texts]
-        vectors = await self._vectors(caller.tenant, list(dict.fromkeys(normal)))
+        with working("embed"):
+            vectors = await self._vectors(caller.tenant, list(dict.fromkeys(normal)))
         return np.stack([vectors[text] for text in normal])
 
     async def ping(self) -> None:
@@ -52,8 +57,10 @@ class Embedder:
     async def _vectors(self, tenant: str, texts: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
         """The vectors of different texts, from the nearest place that has them."""
         found = {text: vector for text in texts if (vector := self._cache.get(tenant, text)) is not None}
+        _count("embedding", len(found), len(texts))
         if (unknown := [text for text in texts if text not in found]) and self._shared:
             kept = await self._shared.get(tenant, unknown)
+            _count("shared_embedding", len(kept), len(unknown))
             self._remember(tenant, kept)
             found |= kept
             unknown = [text for text in unknown if text not in kept]
@@ -74,3 +81,8 @@ class Embedder:
             sharing = asyncio.create_task(self._shared.put(tenant, vectors))
             self._sharing.add(sharing)
             sharing.add_done_callback(self._sharing.discard)
+
+
+def _count(cache: str, hits: int, looks: int) -> None:
+    CACHE_LOOKUPS.add(cache, "hit", by=hits)
+    CACHE_LOOKUPS.add(cache, "miss", by=looks - hits)

@@ -38,6 +38,7 @@ from deployments.gateway.api import (
 from deployments.gateway.context import App, Context
 from deployments.gateway.cors import Cors
 from deployments.gateway.idempotency import Idempotency
+from deployments.gateway.measured import Measured, pulse
 from deployments.gateway.middleware import BodyBound, Hosts, Sockets
 from deployments.gateway.openapi import REFUSED, TITLE, describe
 from deployments.gateway.receipt import Receipt
@@ -55,7 +56,8 @@ def build_app(context: Context) -> App:
     async def lifespan(app: App):
         context.hub.start()
         context.gate.start()
-        beside = [asyncio.create_task(one) for one in (context.watch.run(), context.refusals.run(), context.picker.run(context.store))]
+        runs = (context.watch.run(), context.refusals.run(), context.picker.run(context.store), pulse(context))
+        beside = [asyncio.create_task(one) for one in runs]
         yield
         for task in beside:
             task.cancel()
@@ -79,6 +81,7 @@ def build_app(context: Context) -> App:
     app.add_middleware(BodyBound, max_body_bytes=limits.max_body_bytes, max_upload_bytes=limits.max_upload_bytes)
     if limits.origins:
         app.add_middleware(Cors, origins=limits.origins)
+    app.add_middleware(Measured)
     app.add_middleware(Sockets, routes=sockets.router.routes)
     if limits.hosts:
         app.add_middleware(Hosts, hosts=limits.hosts)

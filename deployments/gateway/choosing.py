@@ -15,6 +15,8 @@ from deployments.gateway.wire import known
 
 ROUTE = "x-headrace-route"
 """`1` asks for the header of the same name in the answer: where the turn went, and why."""
+TIMING = "x-headrace-timing"
+"""`1` asks where the time of the turn went: its stages as `server-timing`, and at the end of a stream as a comment."""
 
 
 async def chosen(parts: Context, caller: Principal, name: str) -> Model:
@@ -31,16 +33,27 @@ async def handled(
 
     Raises InvalidRequest, or Unsupported where the model has images to see and can not.
     """
-    if headers.get(ROUTE, "0") not in ("0", "1"):
-        raise InvalidRequest(f"{ROUTE} is 0 or 1", param=ROUTE, code="invalid_value")
+    shows_route, shows_timing = _wanted(headers, ROUTE), _wanted(headers, TIMING)
     first = turns[0]
     if any(message.images for message in first.messages):
         bounded(first.messages, parts.settings.gateway, pictured or "input")
         _see(parts, model, pictured or "input")
     policy = await parts.keys.policy(first.principal)
-    shows = headers.get(ROUTE) == "1"
-    found = msgspec.structs.replace(handling(model), threshold=policy.threshold, service=service_of(service), shows_route=shows)
+    found = msgspec.structs.replace(
+        handling(model),
+        threshold=policy.threshold,
+        service=service_of(service),
+        shows_route=shows_route,
+        shows_timing=shows_timing,
+    )
     return [msgspec.structs.replace(turn, handling=found) for turn in turns]
+
+
+def _wanted(headers: Mapping[str, str], name: str) -> bool:
+    """Whether a header asks for something; raises InvalidRequest where it is neither 0 nor 1."""
+    if (value := headers.get(name, "0")) not in ("0", "1"):
+        raise InvalidRequest(f"{name} is 0 or 1", param=name, code="invalid_value")
+    return value == "1"
 
 
 def _see(parts: Context, model: Model, param: str) -> None:

@@ -21,9 +21,11 @@ from deployments.core.follow import Follower
 from deployments.core.lease import Lease
 from deployments.core.patience import Patience
 from deployments.core.run import Keep, Run, forget
+from deployments.core.timings import Timings
 from deployments.core.types import Delta, Failed, Last, LogRef, Opened, Turn
 from deployments.gateway.context import Context, standing
 from deployments.gateway.envelope import Broken
+from deployments.gateway.measured import Heard, comment, shown
 
 _logger = logging.getLogger("headrace.gateway")
 
@@ -39,10 +41,22 @@ STREAM_HEADERS = [
 
 @dataclass(frozen=True)
 class Answering:
-    """An answer that is being written: what follows its log, and the lease it is written under."""
+    """An answer that is being written: what follows its log, the lease it is written under, and where its time goes."""
 
     follower: Follower
     lease: Lease
+    timings: Timings
+    shows_timing: bool
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What is told before the first byte: the limits, and where the time went so far where that was asked for."""
+        return self.lease.headers + (shown(self.timings) if self.shows_timing else [])
+
+    @property
+    def told(self) -> bytes:
+        """What is told before the last event of a stream."""
+        return comment(self.timings) if self.shows_timing else b""
 
 
 @contextlib.asynccontextmanager
@@ -56,11 +70,18 @@ async def answering(parts: Context, turn: Turn, keep: Keep = forget, requests: i
     _see_room(parts)
     await parts.hub.ready(parts.settings.log.stall_s)
     ref = LogRef(turn.id, turn.principal.tenant, (parts.hub.channel,), record=parts.settings.log.record)
-    async with parts.gate.admit(turn.principal, await parts.gate.want(turn, requests=requests)) as lease:
+    timings = Timings()
+    async with contextlib.AsyncExitStack() as held:
+        with timings.of("admit"):
+            want = await parts.gate.want(turn, requests=requests)
+            lease = await held.enter_async_context(parts.gate.admit(turn.principal, want))
         _see_room(parts)  # others may have come meanwhile
         with parts.hub.follow(turn.id) as follower, parts.hub.tape(turn.id) as tape, parts.outbox.writer(ref) as writer:
             lease.tape = tape
-            flow = asyncio.create_task(parts.flow.answer(turn, Run(writer, tape, parts.store, keep, lease)))
+            heard = Heard(turn, timings)
+            follower.handed = heard.handed
+            run = Run(writer, tape, parts.store, keep, lease, timings=timings)
+            flow = asyncio.create_task(parts.flow.answer(turn, run))
             flow.add_done_callback(lambda task: _broken_off(task, follower))
 
             def end(why: HeadraceError) -> None:
@@ -69,11 +90,12 @@ async def answering(parts: Context, turn: Turn, keep: Keep = forget, requests: i
 
             try:
                 with parts.watch.over(standing(parts, turn.principal), end):
-                    yield Answering(follower, lease)
+                    yield Answering(follower, lease, timings, turn.handling.shows_timing)
             except HeadraceError as error:
                 error.headers = error.headers or lease.headers  # what is left of the limits is told with every answer
                 raise
             finally:
+                heard.end(follower)
                 flow.cancel()
                 await asyncio.gather(flow, return_exceptions=True)
 
@@ -221,7 +243,7 @@ class Stream(_Reply):
     async def _answer(self, client: Client, answer: Answering) -> None:
         follower = answer.follower
         deltas = await _first(follower, self._limits.commit_s)
-        await client.send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS + answer.lease.headers})
+        await client.send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS + answer.headers})
         try:
             with nudging(follower, min(self._limits.keep_alive_s, _PLACE_S) if self._tells_place else self._limits.keep_alive_s):
                 await self._write(answer, deltas, client)
@@ -231,8 +253,9 @@ class Stream(_Reply):
     async def _write(self, answer: Answering, deltas: list[Delta], client: Client) -> None:
         body = self._encoder.start()
         while True:
-            body += self._encoder.encode(deltas) if deltas else self._beat(answer.lease)
             ended = bool(deltas) and isinstance(deltas[-1], Last)
+            body += answer.told if ended else b""
+            body += self._encoder.encode(deltas) if deltas else self._beat(answer.lease)
             if body:
                 await client.send({"type": "http.response.body", "body": body, "more_body": not ended})
                 body = b""
@@ -259,5 +282,5 @@ class Whole(_Reply):
         while body is None:
             body = self._encoder.feed(await answer.follower.read())
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await client.send({"type": "http.response.start", "status": 200, "headers": headers + answer.lease.headers})
+        await client.send({"type": "http.response.start", "status": 200, "headers": headers + answer.headers})
         await client.send({"type": "http.response.body", "body": body})

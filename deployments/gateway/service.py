@@ -8,6 +8,7 @@ from deployments.core.keys import Keys
 from deployments.core.outbox import Outbox
 from deployments.core.refusals import Refusals
 from deployments.core.run import Answers
+from deployments.core.service import begin
 from deployments.core.store import open_store
 from deployments.core.tokens import Tokens
 from deployments.core.usage import Books
@@ -21,6 +22,7 @@ class Gateway:
     """Builds the HTTP application over a flow and the near sides of the other stages."""
 
     def __init__(self, settings: Settings, stages: Stages, flow: Answers):
+        begin("gateway")
         relax()
         bound()
         store = open_store(settings)

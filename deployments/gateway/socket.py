@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from deployments.core.errors import HeadraceError, InvalidRequest, Unsupported
+from deployments.core.telemetry import SOCKET_CLOSES, STREAM_RESUMES
 from deployments.core.types import Principal
 from deployments.gateway import envelope
 from deployments.gateway.asking import Asked, Memory, ask, enqueue, keeper, outliving, prewarm
@@ -109,7 +110,10 @@ class Socket:
             async with self._life:
                 while True:
                     message = await self._socket.receive()
-                    if message["type"] == "websocket.disconnect" or not await self._take(message):
+                    if message["type"] == "websocket.disconnect":
+                        SOCKET_CLOSES.add("client")
+                        return
+                    if not await self._take(message):
                         return
 
     async def _take(self, message: Mapping[str, Any]) -> bool:
@@ -218,6 +222,7 @@ class Socket:
         caller = await self._proof.again()
         stored = await self._parts.store.of(caller).responses.get(frame.response_id)
         after = -1 if frame.starting_after is None else frame.starting_after
+        STREAM_RESUMES.add()
         await self._follow(caller, frame.response_id, encoder(stored), after, frame.stream_id)
 
     async def _follow(self, caller: Principal, response_id: str, events: ResponseEvents, after: int, lane: str | None) -> None:
@@ -253,6 +258,7 @@ class Socket:
             await self._close(1008)
 
     async def _close(self, code: int) -> None:
+        SOCKET_CLOSES.add(str(code))
         with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
             await self._socket.close(code)
 

@@ -10,10 +10,12 @@ from deployments.core import config
 from deployments.core.account import OK, STOPPED, Account, Attempt
 from deployments.core.errors import HeadraceError
 from deployments.core.models import Contract, Upstream
+from deployments.core.telemetry import FALLBACKS, HEDGES
 from deployments.core.types import Generation
 from deployments.generator.budget import Budget
 from deployments.generator.clients import Clients, Streams
 from deployments.generator.hedge import hedged
+from deployments.generator.measured import EVERY_S, look, told
 from deployments.generator.plan import Plan
 from deployments.generator.progress import Progress
 from deployments.generator.spent import Spent
@@ -69,17 +71,19 @@ class Chain:
             except HeadraceError as error:
                 pause_s = plan.again(error, now(), progress.contract)
                 progress.broke(error)
+                FALLBACKS.add(error.wire_code)
             await asyncio.sleep(pause_s)
 
     async def _call(self, plan: Plan, call: Call, generation: Generation, said: str, until: float) -> AsyncGenerator[Piece]:
         """The pieces of one call of a backend, behind what was said; however it ends, it is noted."""
         now = asyncio.get_running_loop().time
-        spent, outcome = Spent(call.upstream, generation), STOPPED
+        spent, outcome, first_s = Spent(call.upstream, generation), STOPPED, None
         try:
             async with self._clients.of(call.upstream) as client, aclosing(client.stream(generation, said, until)) as pieces:
                 async for piece in pieces:
-                    if piece.text or piece.calls:
+                    if first_s is None and (piece.text or piece.calls):
                         call.hear(now())
+                        first_s = now() - call.began
                     spent.take(piece)
                     yield piece
             outcome = OK
@@ -98,17 +102,28 @@ class Chain:
                 call.end(now(), good=True)
             else:
                 call.leave(now())
-            self._note(generation.log.tenant, generation.account, spent.attempt(outcome))
+            attempt = spent.attempt(outcome)
+            self._note(generation.log.tenant, generation.account, attempt)
+            told(attempt, now() - call.began, first_s)
 
     def _beside(self, plan: Plan, generation: Generation, until: float) -> AsyncGenerator[Piece] | None:
         """Another call of a backend beside the one that is under way, where there is one to be asked."""
         call = plan.spare(asyncio.get_running_loop().time())
-        return self._call(plan, call, generation, "", until) if call else None
+        if call is None:
+            return None
+        HEDGES.add()
+        return self._call(plan, call, generation, "", until)
 
     def warm(self) -> None:
         """Make the clients of all configured backends, so that no answer waits for that when another one takes over."""
         for upstream in self._upstreams:
             self._clients.ready(upstream)
+
+    async def pulse(self) -> None:
+        """Say how the backends are doing, again and again, until cancelled."""
+        while True:
+            look(self._standings, asyncio.get_running_loop().time())
+            await asyncio.sleep(EVERY_S)
 
     async def close(self) -> None:
         """Close idle connections."""

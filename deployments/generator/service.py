@@ -13,7 +13,9 @@ from deployments.core.ledger import Ledger
 from deployments.core.models import PRIMARY, Upstream
 from deployments.core.outbox import RETRY_S, Outbox
 from deployments.core.ports import Relay
+from deployments.core.service import begin
 from deployments.core.store import open_store
+from deployments.core.timings import working
 from deployments.core.types import Generation, Outcome
 from deployments.core.valkey import connect
 from deployments.generator.backends import Backend
@@ -27,6 +29,7 @@ class Generator:
 
     def __init__(self, settings: Settings, filters: Callable[[Generation], Relay]):
         chosen = self._settings = settings.generator
+        begin("generator")
         relax()
         self._llama = None if chosen.base_url else LlamaServer(chosen)
         self._valkey = connect(settings.valkey)
@@ -39,7 +42,8 @@ class Generator:
 
     async def generate(self, generation: Generation) -> Outcome:
         """Write one answer into its log; the contract is that of `core.ports.Generates`."""
-        return await self._relays.generate(generation)
+        with working("generate"):
+            return await self._relays.generate(generation)
 
     def _connect(self, upstream: Upstream) -> Backend:
         """A client of a backend; one without an address is the embedded one."""
@@ -57,7 +61,7 @@ class Generator:
             raise RuntimeError("the embedded model server has ended")
         if not self._beside:
             self._chain.warm()
-            self._beside = [asyncio.create_task(one) for one in (self._listen(), self._ledger.run())]
+            self._beside = [asyncio.create_task(one) for one in (self._listen(), self._ledger.run(), self._chain.pulse())]
 
     async def _listen(self) -> None:
         while True:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 import msgspec
@@ -62,6 +62,11 @@ class Standings:
     def __init__(self, settings: Resilience):
         self._settings = settings
         self._known: dict[str, Standing] = {}
+
+    @property
+    def known(self) -> Mapping[str, Standing]:
+        """Those of which something is known, by name."""
+        return self._known
 
     def of(self, name: str) -> Standing:
         """How a backend is doing."""

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from deployments.core.config import Retriever as Settings
 from deployments.core.errors import InvalidRequest, Overloaded
 from deployments.core.filters import Filter
+from deployments.core.telemetry import LEG_DURATION
 from deployments.core.types import Chunk, Principal, Source, Vectors
 from deployments.retriever.index_build import Builds
 from deployments.retriever.index_filters import expression
@@ -301,12 +302,19 @@ async def _query(table: AsyncTable, query: NDArray[np.float32], wanted: str, col
     match = table.query().nearest_to_text(cast(Any, MatchQuery)(wanted, "words")).select(["_score"]).with_row_id().limit(limit)
     if where is not True:
         near, match = near.maximum_nprobes(0).where(where), match.where(where)
-    nearest, matching = await asyncio.gather(near.to_arrow(), match.to_arrow() if wanted else _nothing())
+    nearest, matching = await asyncio.gather(_leg("vectors", near), _leg("words", match) if wanted else _nothing())
     ids = nearest["_rowid"].to_pylist()
     scores = dict(zip(matching["_rowid"].to_pylist(), matching["_score"].to_pylist(), strict=True))
     # Once for both, as to read the columns takes longer than to find the rows; in the order of their places, without those that are gone.
-    rows = await table.take_row_ids(list({*ids, *scores})).select(columns).with_row_id().to_arrow()
+    rows = await _leg("rows", table.take_row_ids(list({*ids, *scores})).select(columns).with_row_id())
     return Found(ids, dict(sorted(scores.items(), key=itemgetter(1), reverse=True)), rows)
+
+
+async def _leg(name: str, query: Any) -> pa.Table:
+    began = time.perf_counter()
+    found = await query.to_arrow()
+    LEG_DURATION.see(time.perf_counter() - began, name)
+    return found
 
 
 async def _nothing() -> pa.Table:

@@ -9,7 +9,9 @@ import msgspec
 from deployments.core.config import Retriever as Limits
 from deployments.core.config import Settings
 from deployments.core.ports import Filed
+from deployments.core.service import begin
 from deployments.core.store import open_store
+from deployments.core.timings import working
 from deployments.core.types import Chunk, Passage, Principal, Query, Source, Vectors
 from deployments.retriever.index import Index
 from deployments.retriever.ranking import rank, reordered, select
@@ -26,6 +28,7 @@ class Retriever:
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time):
+        begin("retriever")
         self._settings = settings.retriever
         self._store = open_store(settings)
         self._index = Index(settings.index_dir, self._store.vault.derived("index rows"), self._repair, settings.retriever)
@@ -34,6 +37,10 @@ class Retriever:
 
     async def search(self, query: Query) -> tuple[Passage, ...]:
         """The best passages, best first, deduplicated, within the query's budget; () where none is relevant."""
+        with working("search"):
+            return await self._search(query)
+
+    async def _search(self, query: Query) -> tuple[Passage, ...]:
         if query.half_life_s is None:
             query = msgspec.structs.replace(query, half_life_s=self._settings.half_life_s)
         shelf = self._index.of(query.principal)

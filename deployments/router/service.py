@@ -3,6 +3,8 @@
 from functools import cached_property
 
 from deployments.core.config import Settings
+from deployments.core.service import begin
+from deployments.core.timings import working
 from deployments.core.types import Route, Turn, Vector
 from deployments.router.decide import decide
 from deployments.router.score import Complexity
@@ -12,6 +14,7 @@ class Router:
     """Implements Routes on the far side of a handle."""
 
     def __init__(self, settings: Settings):
+        begin("router")
         self._settings = settings
         self._tiered = settings.generator.tiered
 
@@ -22,7 +25,8 @@ class Router:
     async def route(self, turn: Turn, vector: Vector) -> Route:
         """Where a turn goes; a model of the catalogue may have tiers of its own."""
         tiered = self._tiered or turn.handling.tiered
-        return decide(turn, vector, self._settings, self._complexity if tiered else None)
+        with working("route"):
+            return decide(turn, vector, self._settings, self._complexity if tiered else None)
 
     async def ping(self) -> None:
         """Answer."""

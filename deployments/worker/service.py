@@ -8,6 +8,7 @@ from deployments.core.follow import Hub
 from deployments.core.gate import Gate
 from deployments.core.keys import Keys
 from deployments.core.outbox import Outbox
+from deployments.core.service import begin
 from deployments.core.store import open_store
 from deployments.core.usage import Books
 from deployments.core.valkey import connect
@@ -21,6 +22,7 @@ class Worker:
     """Works off what waits in SQL, with the handlers it was bound to."""
 
     def __init__(self, settings: Settings, handlers: Mapping[str, Handles]):
+        begin("worker")
         self._store = open_store(settings)
         self._hub = Hub(connect(settings.valkey), settings.log)
         self._outbox = Outbox(connect(settings.valkey), settings.log, local=self._hub)

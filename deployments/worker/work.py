@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from deployments.core.gate import Gate
 from deployments.core.jobs import Job, LeaseLost
 from deployments.core.outbox import Outbox
 from deployments.core.store import Store
+from deployments.core.telemetry import JOB_DURATION, JOBS
 
 _logger = logging.getLogger("headrace.worker")
 
@@ -139,6 +141,7 @@ class Runner:
 
     async def _settle(self, job: Job, handler: Handles) -> None:
         """One attempt, however it ends; raises nothing but CancelledError."""
+        began = time.perf_counter()
         try:
             if job.attempt > self._settings.max_attempts:
                 await handler.give_up(self._means, job, "server_error", f"{job.attempt - 1} attempts ended without a result")
@@ -151,24 +154,34 @@ class Runner:
             pass
         except Exception:
             _logger.exception("the end of %s %s could not be written down; its lease will end", job.kind, job.subject)
+        finally:
+            JOB_DURATION.see(time.perf_counter() - began, job.kind)
 
     async def _attempt(self, job: Job, handler: Handles) -> None:
+        outcome = "cancelled"
         try:
             await self._run(job, handler)
+            outcome = "done"
         except Rejected as error:
+            outcome = "rejected"
             await handler.give_up(self._means, job, error.code, str(error))
         except (LeaseLost, NotFound):
+            outcome = "lost"
             await handler.lost(self._means, job)
             async with self._jobs.finishing(job, "cancelled"):
                 pass
         except (Overloaded, RateLimited) as error:
+            outcome = "put_off"
             await self._jobs.release(job, error.retry_after_s or 1, counted=False)
         except Exception:
+            outcome = "failed"
             _logger.exception("attempt %d at %s %s failed", job.attempt, job.kind, job.subject)
             if job.attempt >= self._settings.max_attempts:
                 await handler.give_up(self._means, job, "server_error", "headrace failed at this; the log has the reason")
             else:
                 await self._jobs.release(job, min(2**job.attempt, _MAX_BACKOFF_S))
+        finally:
+            JOBS.add(job.kind, outcome)
 
     async def _run(self, job: Job, handler: Handles) -> None:
         """Run the handler for as long as the lease is ours; raises LeaseLost once it is not."""

@@ -123,7 +123,8 @@ class Loop:
             async with side_by_side:
                 return Made(call, verdict, await self._result(verdict))
 
-        made = await asyncio.gather(*(make(call, verdict) for call, verdict in zip(calls, verdicts, strict=True)))
+        with rounds.run.timings.of("tools"):
+            made = await asyncio.gather(*(make(call, verdict) for call, verdict in zip(calls, verdicts, strict=True)))
         await record.ended([(one.call.name, one.result) for one in made if isinstance(one.verdict, Run) and one.result])
         return [self._fitted(one, max(0, bytes_left) // len(made)) for one in made]
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from deployments.core.store import Store
+from deployments.core.telemetry import TOOL_CALLS
 from deployments.core.types import Turn
 from pipeline.tools.policy import Ask, Deny, Run
 from pipeline.tools.runner import Result
@@ -21,6 +22,7 @@ class Record:
             for name, verdict in calls:
                 arguments = "" if isinstance(verdict, Deny) else lock.mark(b"arguments" + verdict.arguments)[:32]
                 decision = verdict.why if isinstance(verdict, Deny) else "run" if isinstance(verdict, Run) else "ask"
+                TOOL_CALLS.add(decision)
                 detail = {"response": self._turn.id, "arguments": arguments, "decision": decision, "approval": approval_id}
                 await self._store.audit.append(
                     session, self._turn.principal.key_id, "tool.called", self._turn.principal.tenant, name, **detail

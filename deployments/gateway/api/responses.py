@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from deployments.core.errors import InvalidRequest
 from deployments.core.jobs import EPOCHS_PER_LEASE
 from deployments.core.responses import ENDED, StoredResponse
+from deployments.core.telemetry import STREAM_RESUMES
 from deployments.core.types import Principal
 from deployments.gateway import answers
 from deployments.gateway.answers import Events, Items, ResponseEvent, TokenCount
@@ -84,6 +85,7 @@ async def retrieve(
         return await _as_it_stands(parts, caller, stored)
     after = -1 if starting_after is None else starting_after
     await _replayed(parts, caller, stored, after, "starting_after")
+    STREAM_RESUMES.add()
     return Attached(parts, caller, response_id, ResponseStream(encoder(stored), after))
 
 

@@ -1,0 +1,18 @@
+"""What the replica of every stage does when it begins."""
+
+from typing import cast
+
+from ray import serve
+from ray.serve.exceptions import RayServeException
+from ray.util import metrics
+
+from deployments.core.telemetry import Makes, export
+
+
+def begin(stage: str) -> None:
+    """Measure from now on; outside of a replica nothing is measured."""
+    try:
+        serve.get_replica_context()
+    except RayServeException:
+        return
+    export(cast(Makes, metrics), stage)

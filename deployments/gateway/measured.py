@@ -1,0 +1,139 @@
+"""What is measured of requests and of the answers that their readers get."""
+
+import asyncio
+import contextlib
+
+import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.core.errors import Forbidden, HeadraceError, Unauthenticated
+from deployments.core.follow import Follower
+from deployments.core.telemetry import (
+    ANSWERS_OPEN,
+    CHAT,
+    CLIENT_RETRIES,
+    FAIRNESS,
+    FIRST_TOKEN,
+    MODELS,
+    OUTPUT_TOKEN,
+    OVERHEAD,
+    POOL_LIMIT,
+    POOL_RUNNING,
+    POOL_WAITING,
+    REQUEST_DURATION,
+    REQUESTS,
+    SOCKETS_OPEN,
+    STREAM_ABORTS,
+    STREAMS_OPEN,
+)
+from deployments.core.timings import Timings, record
+from deployments.core.types import Called, Delta, Failed, Finished, Last, Text, Turn
+from deployments.gateway.context import Context
+
+EVERY_S = 2.0
+"""Pause between two looks at what is open now."""
+
+_RETRIES = b"x-stainless-retry-count"
+
+
+class Measured:
+    """Counts requests by the template of their route and their status."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and look at how its answer begins."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = scope.get("route")
+                REQUESTS.add(getattr(route, "path", "other"), scope["method"] if route else "other", str(message["status"]))
+            await send(message)
+
+        if any(name == _RETRIES and value != b"0" for name, value in scope["headers"]):
+            CLIENT_RETRIES.add()
+        await self._app(scope, receive, noted)
+
+
+class Heard:
+    """Times what the reader of one answer gets: its first word, its last, and how it ends."""
+
+    def __init__(self, turn: Turn, timings: Timings):
+        self._turn, self._timings = turn, timings
+        self._first_s: float | None = None
+        self._last: Delta | None = None
+        self._last_s = 0.0
+
+    def handed(self, deltas: list[Delta]) -> None:
+        """Note what the reader has been given."""
+        now_s = self._timings.age_s
+        if self._first_s is None and any(isinstance(delta, Called) or (isinstance(delta, Text) and delta.text) for delta in deltas):
+            self._first(now_s)
+        if isinstance(deltas[-1], Last):
+            self._last, self._last_s = deltas[-1], now_s
+
+    def end(self, follower: Follower) -> None:
+        """Note that the reader is done, or gone."""
+        follower.settle()
+        model, error = MODELS.of(self._turn.model), self._error(follower.broken)
+        took_s = self._last_s if self._last else self._timings.age_s
+        REQUEST_DURATION.see(took_s, CHAT, model, error)
+        if error:
+            STREAM_ABORTS.add(_by(error))
+        if self._first_s is not None:
+            self._timings.note("relay", self._first_s, took_s - self._first_s)
+            if isinstance(self._last, Finished) and self._last.usage.completion_tokens > 1:
+                OUTPUT_TOKEN.see((took_s - self._first_s) / (self._last.usage.completion_tokens - 1), CHAT, model)
+        record(self._turn, self._timings, error or "ok", self._first_s, took_s)
+
+    def _first(self, now_s: float) -> None:
+        self._first_s = now_s
+        FIRST_TOKEN.see(now_s, CHAT, MODELS.of(self._turn.model))
+        asked_s = max((one.at_ms + one.ms for one in self._timings.stages), default=0.0) / 1000
+        OVERHEAD.see(max(0.0, asked_s - self._timings.covered_s(asked_s)))
+        self._timings.note("first_token", asked_s, max(0.0, now_s - asked_s))
+
+    def _error(self, broken: HeadraceError | None) -> str:
+        """Why it did not end well: an error's code, "cancelled" where the client left, or "" where it did."""
+        if isinstance(self._last, Failed):
+            return self._last.code
+        if self._last:
+            return ""
+        if isinstance(broken, Unauthenticated | Forbidden):
+            return "key_revoked"
+        return broken.wire_code if broken else "cancelled"
+
+
+def _by(error: str) -> str:
+    """Who ended an answer."""
+    return {"cancelled": "client", "key_revoked": "key", "client_too_slow": "lagging"}.get(error, "failed")
+
+
+def shown(timings: Timings) -> list[tuple[bytes, bytes]]:
+    """The stages so far, as a header (W3C Server-Timing)."""
+    stages = ", ".join(f"{one.stage};dur={one.ms}" for one in timings.stages)
+    return [(b"server-timing", stages.encode())] if stages else []
+
+
+def comment(timings: Timings) -> bytes:
+    """The stages so far, as a comment in a stream: every client passes over it."""
+    return b": headrace-timing " + msgspec.json.encode(timings.stages) + b"\n\n"
+
+
+async def pulse(parts: Context) -> None:
+    """Say what is open now, again and again, until cancelled."""
+    while True:
+        ANSWERS_OPEN.set(len(parts.outbox.writers))
+        STREAMS_OPEN.set(parts.hub.followed)
+        SOCKETS_OPEN.set(len(parts.sockets))
+        with contextlib.suppress(HeadraceError):
+            load = await parts.gate.look()
+            POOL_RUNNING.set(load.running)
+            POOL_WAITING.set(load.waiting)
+            POOL_LIMIT.set(load.limit)
+            FAIRNESS.set(load.jain)
+        await asyncio.sleep(EVERY_S)

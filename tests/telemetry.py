@@ -1,0 +1,73 @@
+"""Writes docs/metrics.md from the table of metrics: `python -m tests.telemetry`. Holds what a test needs to see values, too."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deployments.core.telemetry import METRICS, Histogram, Metric
+
+PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
+
+_INTRODUCTION = """# Metrics
+
+Every metric of headrace, from `deployments/core/telemetry.py`; a test keeps this page and the code the same (`python -m tests.telemetry`
+writes it). They come out of the Prometheus endpoint that Ray has on every node, with `ray_` before each name and Ray's own labels beside
+ours; Prometheus finds the endpoints in the file that Ray keeps at `/tmp/ray/prom_metrics_service_discovery.json`. Ray Serve's metrics
+(`ray_serve_*`) stand beside them.
+
+No label holds a tenant, a user, a key, an id or a text. Names of models and backends are the operator's, and at most 64 of each; others
+are `other`. What a tenant used is in `headrace usage`.
+
+`headrace_stage_duration_seconds` is what a stage takes as the turn sees it, `headrace_stage_work_seconds` the same as the stage itself
+does; the difference of their means is what the framework adds.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    rows = [f"| `{one.name}` | {one.kind} | {_labels(one)} | {one.says}{_buckets(one)} |" for one in METRICS]
+    return "\n".join([_INTRODUCTION, "| Metric | Kind | Labels | What it says |", "|---|---|---|---|", *rows, ""])
+
+
+def _labels(metric: Metric) -> str:
+    return ", ".join(f"`{label}`" for label in metric.labels) or "–"
+
+
+def _buckets(metric: Metric) -> str:
+    return f" Buckets {metric.buckets[0]:g} to {metric.buckets[-1]:g}." if isinstance(metric, Histogram) else ""
+
+
+@dataclass
+class Carrier:
+    """Carries metrics nowhere, and keeps what it is given: values by metric and labels."""
+
+    values: dict[str, dict[tuple[str, ...], list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+
+    def _make(self, name: str, description: str = "", tag_keys: tuple[str, ...] | None = None, boundaries: Any = None) -> "Series":
+        return Series(self.values[name], tag_keys or ())
+
+    Counter = Gauge = Histogram = _make
+
+    def total(self, name: str, *labels: str) -> float:
+        """The sum of all values of a metric, or of those with these labels."""
+        series = self.values[name]
+        return sum(series[labels]) if labels else sum(sum(values) for values in series.values())
+
+
+@dataclass
+class Series:
+    """One metric of a carrier."""
+
+    values: dict[tuple[str, ...], list[float]]
+    labels: tuple[str, ...]
+
+    def _note(self, value: float, tags: dict[str, str]) -> None:
+        assert tuple(tags) == self.labels
+        self.values[tuple(tags.values())].append(value)
+
+    inc = set = observe = _note
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
