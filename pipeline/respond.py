@@ -15,7 +15,8 @@ from deployments.core.log import Writer, fenced
 from deployments.core.responses import ENDED, StoredResponse
 from deployments.core.run import Answers, Keep, Run
 from deployments.core.store import Store
-from deployments.core.types import Delta, Last, LogRef, Turn
+from deployments.core.timings import record, turning
+from deployments.core.types import Delta, Failed, Last, LogRef, Turn
 from deployments.gateway.events import encoder, last_of
 from deployments.worker.work import Means, Reason
 
@@ -98,7 +99,11 @@ class Respond:
             lease.tape = run.tape
             await lease.turn()  # waiting for it is no part of the answer's deadline
             await responses.begin(job.subject, _begun(stored), job)
-            await self.flow.answer(turn, replace(run, slot=lease))
+            with turning(turn, "consumer"):
+                await self.flow.answer(turn, replace(run, slot=lease))
+            last = run.writer.written[-1] if run.writer.written else None
+            outcome = last.code if isinstance(last, Failed) else "ok" if isinstance(last, Last) else "cut"
+            record(turn, run.timings, outcome, None, run.timings.age_s)
 
 
 async def _current(store: Store, turn: Turn) -> Turn:

@@ -1,11 +1,23 @@
-"""Writes docs/metrics.md from the table of metrics: `python -m tests.telemetry`. Holds what a test needs to see values, too."""
+"""Writes docs/metrics.md from the table of metrics: `python -m tests.telemetry`. Holds what a test needs to see values and spans, too."""
 
+import asyncio
+import contextlib
 from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from deployments.core import spans
+from deployments.core.spans import Telemetry
 from deployments.core.telemetry import METRICS, Histogram, Metric
+from tests.house import listening
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 
@@ -67,6 +79,40 @@ class Series:
         self.values[tuple(tags.values())].append(value)
 
     inc = set = observe = _note
+
+
+@dataclass
+class Collector:
+    """Takes spans by OTLP over HTTP."""
+
+    spans: list[Any] = field(default_factory=list[Any])
+
+    async def take(self, request: Request) -> Response:
+        told = ExportTraceServiceRequest.FromString(await request.body())
+        self.spans += [one for resource in told.resource_spans for scope in resource.scope_spans for one in scope.spans]
+        return Response(media_type="application/x-protobuf")
+
+    def named(self, name: str) -> Any:
+        return next(one for one in self.spans if one.name == name)
+
+    def names(self) -> Sequence[str]:
+        return [one.name for one in self.spans]
+
+
+def attributes(one: Any) -> dict[str, Any]:
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in one.attributes}
+
+
+@contextlib.asynccontextmanager
+async def collecting(**fields: Any) -> AsyncIterator[Collector]:
+    """Make spans within; they are all there behind it."""
+    collector = Collector()
+    async with listening(Starlette(routes=[Route("/v1/traces", collector.take, methods=["POST"])])) as url:
+        spans.start(Telemetry(otlp_url=f"{url}/v1/traces", sampled=1, **fields), "test")
+        try:
+            yield collector
+        finally:
+            await asyncio.to_thread(spans.stop)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from deployments.core.sections import (
     Session,
     Worker,
 )
+from deployments.core.spans import Telemetry
 from deployments.core.tool_settings import Tools
 
 _LEAST_RUNNING = 4
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     log: Log = Log()
     idempotency: Idempotency = Idempotency()
     cache: Cache = Cache()
+    telemetry: Telemetry = Telemetry()
     node: Node = Node()
 
     @model_validator(mode="after")

@@ -6,13 +6,16 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.util import metrics
 
+from deployments.core import spans
+from deployments.core.config import Settings
 from deployments.core.telemetry import Makes, export
 
 
-def begin(stage: str) -> None:
-    """Measure from now on; outside of a replica nothing is measured."""
+def begin(stage: str, settings: Settings) -> None:
+    """Measure and make spans from now on; outside of a replica nothing is measured."""
     try:
         serve.get_replica_context()
     except RayServeException:
         return
+    spans.start(settings.telemetry, stage)
     export(cast(Makes, metrics), stage)

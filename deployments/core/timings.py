@@ -5,9 +5,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 
 import msgspec
 
+from deployments.core.spans import NONE, Attributes, Kind, Mark, span
 from deployments.core.telemetry import STAGE_DURATION, STAGE_WORK
 from deployments.core.types import Turn
 
@@ -43,7 +45,8 @@ class Timings:
         """Time what is done within."""
         began, outcome = time.perf_counter(), "ok"
         try:
-            yield
+            with span(f"headrace.{stage}"):
+                yield
         except BaseException as error:
             outcome = "cancelled" if isinstance(error, asyncio.CancelledError | GeneratorExit) else "failed"
             raise
@@ -67,6 +70,19 @@ class Timings:
         return covered
 
 
+def turning(turn: Turn, kind: Kind = "server") -> AbstractContextManager[Mark]:
+    """The span of a whole turn, below that of its client."""
+    about = {
+        "gen_ai.operation.name": "invoke_workflow",
+        "gen_ai.provider.name": "headrace",
+        "gen_ai.request.model": turn.model,
+        "gen_ai.response.id": turn.id,
+        "gen_ai.conversation.id": turn.conversation_id or "",
+        "headrace.tenant": turn.principal.tenant,
+    }
+    return span("invoke_workflow headrace", about, kind=kind, parent=turn.trace)
+
+
 def record(turn: Turn, timings: Timings, outcome: str, first_s: float | None, took_s: float) -> None:
     """Write a turn's line of the log: ids, numbers, and nothing of what was said."""
     _logger.info(
@@ -87,10 +103,11 @@ def record(turn: Turn, timings: Timings, outcome: str, first_s: float | None, to
 
 
 @contextlib.contextmanager
-def working(stage: str) -> Generator[None]:
-    """Time what a stage does for a turn on its own side of the call."""
+def working(stage: str, name: str, trace: str, attributes: Attributes = NONE, *, kind: Kind = "internal") -> Generator[Mark]:
+    """Time what a stage does for a turn on its own side of the call, with a span of that name below its caller's (`trace`)."""
     began = time.perf_counter()
     try:
-        yield
+        with span(name, attributes, kind=kind, parent=trace) as mark:
+            yield mark
     finally:
         STAGE_WORK.see(time.perf_counter() - began, stage)

@@ -106,6 +106,8 @@ class Turn(msgspec.Struct, frozen=True):
     prompt: str = ""
     choices: tuple[Choice, ...] = ()
     approvals: tuple[Approval, ...] = ()
+    trace: str = ""
+    """The client's `traceparent`."""
 
     @property
     def question(self) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from ray.serve.handle import DeploymentHandle
 
 from deployments.core.client import call
+from deployments.core.spans import here
 from deployments.core.types import Principal, Vectors
 
 CALL_TEXTS = 64
@@ -26,12 +27,12 @@ class EmbedderClient:
     async def embed(self, texts: Sequence[str], caller: Principal | None = None) -> Vectors:
         """Vectors of shape (len(texts), dimensions), in the order of `texts`; long lists travel in several calls."""
         if len(texts) <= CALL_TEXTS:
-            return await call(self.handle.embed.remote(list(texts), caller))
+            return await call(self.handle.embed.remote(list(texts), caller, here()))
         turn = asyncio.Semaphore(CALLS)
 
         async def part(first: int) -> Vectors:
             async with turn:
-                return await call(self.handle.embed.remote(list(texts[first : first + CALL_TEXTS]), caller))
+                return await call(self.handle.embed.remote(list(texts[first : first + CALL_TEXTS]), caller, here()))
 
         return np.concatenate(await asyncio.gather(*(part(first) for first in range(0, len(texts), CALL_TEXTS))))
 

@@ -23,21 +23,26 @@ class Embedder:
     """Implements Embeds on the far side of a handle."""
 
     def __init__(self, settings: Settings):
-        begin("embedder")
+        begin("embedder", settings)
+        self._model = settings.embedder.model
         self._encoder = load(settings)
         self._batcher = Batcher(self._encoder, settings.embedder.batch_tokens)
         self._cache = VectorCache(settings.embedder.cache_entries)
         self._shared = shared(settings)
         self._sharing: set[asyncio.Task[None]] = set()
 
-    async def embed(self, texts: Sequence[str], caller: Principal | None = None) -> Vectors:
-        """Vectors of shape (len(texts), dimensions), in the order of `texts`; what the caller's tenant has asked before is kept."""
+    async def embed(self, texts: Sequence[str], caller: Principal | None = None, trace: str = "") -> Vectors:
+        """Vectors of shape (len(texts), dimensions), in the order of `texts`; what the caller's tenant has asked before is kept.
+
+        `trace` is the caller's span.
+        """
         if not texts:
             return np.zeros((0, self._encoder.dimensions), np.float32)
         if len(texts) > QUERY_TEXTS or caller is None:
             return await self._batcher.encode(texts, bulk=len(texts) > QUERY_TEXTS)
         normal = [text.strip() for text in texts]
-        with working("embed"):
+        about = {"gen_ai.operation.name": "embeddings", "gen_ai.request.model": self._model}
+        with working("embed", f"embeddings {self._model}", trace, about):
             vectors = await self._vectors(caller.tenant, list(dict.fromkeys(normal)))
         return np.stack([vectors[text] for text in normal])
 

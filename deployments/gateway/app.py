@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
+from deployments.core import spans
 from deployments.core.config import Settings
 from deployments.core.errors import HeadraceError
 from deployments.gateway import envelope
@@ -66,6 +67,7 @@ def build_app(context: Context) -> App:
         await context.hub.close()
         await context.outbox.close()
         await context.store.close()
+        await asyncio.to_thread(spans.stop)
 
     app = routed(context.settings)
     app.router.lifespan_context = lifespan

@@ -8,6 +8,7 @@ from deployments.core.catalogue import handling
 from deployments.core.errors import InvalidRequest, Unsupported
 from deployments.core.handling import service_of
 from deployments.core.models import Model
+from deployments.core.spans import TRACEPARENT, sound
 from deployments.core.types import Principal, Turn
 from deployments.gateway.context import Context
 from deployments.gateway.pictures import bounded
@@ -46,7 +47,8 @@ async def handled(
         shows_route=shows_route,
         shows_timing=shows_timing,
     )
-    return [msgspec.structs.replace(turn, handling=found) for turn in turns]
+    trace = sound(headers.get(TRACEPARENT, ""))
+    return [msgspec.structs.replace(turn, handling=found, trace=trace) for turn in turns]
 
 
 def _wanted(headers: Mapping[str, str], name: str) -> bool:

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.core.errors import Forbidden, HeadraceError, Unauthenticated
 from deployments.core.follow import Follower
+from deployments.core.spans import Mark
 from deployments.core.telemetry import (
     ANSWERS_OPEN,
     CHAT,
@@ -62,8 +63,8 @@ class Measured:
 class Heard:
     """Times what the reader of one answer gets: its first word, its last, and how it ends."""
 
-    def __init__(self, turn: Turn, timings: Timings):
-        self._turn, self._timings = turn, timings
+    def __init__(self, turn: Turn, timings: Timings, mark: Mark):
+        self._turn, self._timings, self._mark = turn, timings, mark
         self._first_s: float | None = None
         self._last: Delta | None = None
         self._last_s = 0.0
@@ -84,6 +85,7 @@ class Heard:
         REQUEST_DURATION.see(took_s, CHAT, model, error)
         if error:
             STREAM_ABORTS.add(_by(error))
+            self._mark.note({"error.type": error})
         if self._first_s is not None:
             self._timings.note("relay", self._first_s, took_s - self._first_s)
             if isinstance(self._last, Finished) and self._last.usage.completion_tokens > 1:

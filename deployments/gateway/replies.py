@@ -21,7 +21,7 @@ from deployments.core.follow import Follower
 from deployments.core.lease import Lease
 from deployments.core.patience import Patience
 from deployments.core.run import Keep, Run, forget
-from deployments.core.timings import Timings
+from deployments.core.timings import Timings, turning
 from deployments.core.types import Delta, Failed, Last, LogRef, Opened, Turn
 from deployments.gateway.context import Context, standing
 from deployments.gateway.envelope import Broken
@@ -72,13 +72,14 @@ async def answering(parts: Context, turn: Turn, keep: Keep = forget, requests: i
     ref = LogRef(turn.id, turn.principal.tenant, (parts.hub.channel,), record=parts.settings.log.record)
     timings = Timings()
     async with contextlib.AsyncExitStack() as held:
+        mark = held.enter_context(turning(turn))
         with timings.of("admit"):
             want = await parts.gate.want(turn, requests=requests)
             lease = await held.enter_async_context(parts.gate.admit(turn.principal, want))
         _see_room(parts)  # others may have come meanwhile
         with parts.hub.follow(turn.id) as follower, parts.hub.tape(turn.id) as tape, parts.outbox.writer(ref) as writer:
             lease.tape = tape
-            heard = Heard(turn, timings)
+            heard = Heard(turn, timings, mark)
             follower.handed = heard.handed
             run = Run(writer, tape, parts.store, keep, lease, timings=timings)
             flow = asyncio.create_task(parts.flow.answer(turn, run))

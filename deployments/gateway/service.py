@@ -22,7 +22,7 @@ class Gateway:
     """Builds the HTTP application over a flow and the near sides of the other stages."""
 
     def __init__(self, settings: Settings, stages: Stages, flow: Answers):
-        begin("gateway")
+        begin("gateway", settings)
         relax()
         bound()
         store = open_store(settings)

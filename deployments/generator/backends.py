@@ -31,6 +31,7 @@ from deployments.core.errors import (
 from deployments.core.estimate import estimate
 from deployments.core.images import Image
 from deployments.core.patience import Patience
+from deployments.core.spans import TRACEPARENT, here
 from deployments.core.tools import Tool, Toolbox
 from deployments.core.types import Generation, Message, Sampling
 from deployments.generator.grammar import quoting
@@ -102,7 +103,8 @@ class Backend:
         """
         kind = AsyncStream[ChatCompletionChunk]
         post = partial(self._client.post, "/chat/completions", cast_to=ChatCompletionChunk, body=request, stream=True, stream_cls=kind)
-        async with await post() as stream:
+        trace = here()
+        async with await post(options={"headers": {TRACEPARENT: trace}} if trace else {}) as stream:
             yield stream.response
 
     async def close(self) -> None:

@@ -15,7 +15,7 @@ from deployments.core.types import Generation
 from deployments.generator.budget import Budget
 from deployments.generator.clients import Clients, Streams
 from deployments.generator.hedge import hedged
-from deployments.generator.measured import EVERY_S, look, told
+from deployments.generator.measured import EVERY_S, calling, look
 from deployments.generator.plan import Plan
 from deployments.generator.progress import Progress
 from deployments.generator.spent import Spent
@@ -43,7 +43,7 @@ class Chain:
         self._upstreams, self._regions = settings.upstreams, settings.regions
         self._contract: Contract = settings.on_break
         self._usual_tokens = settings.default_max_tokens
-        self._standings, self._budget = Standings(self._settings), Budget(self._settings)
+        self.standings, self._budget = Standings(self._settings), Budget(self._settings)
 
     async def stream(self, generation: Generation) -> AsyncGenerator[Piece]:
         """The pieces of one answer, the last with `done`; the first behind a place where another backend took over has a `seam`.
@@ -57,7 +57,7 @@ class Chain:
         progress = Progress(generation, (model and model.on_break) or self._contract)
         upstreams = suited(model.upstreams(self._upstreams) if model else self._upstreams, generation, self._usual_tokens)
         wish = Wish(self._regions, generation.tier, generation.prefers, generation.session)
-        plan = Plan(upstreams, self._settings, self._standings, self._budget, self._random, until, wish)
+        plan = Plan(upstreams, self._settings, self.standings, self._budget, self._random, until, wish)
         hedge_s = self._settings.hedge_s if generation.hedged else None
         while True:
             pieces = self._call(plan, plan.begin(now()), generation, progress.shown, until)
@@ -78,33 +78,35 @@ class Chain:
         """The pieces of one call of a backend, behind what was said; however it ends, it is noted."""
         now = asyncio.get_running_loop().time
         spent, outcome, first_s = Spent(call.upstream, generation), STOPPED, None
-        try:
-            async with self._clients.of(call.upstream) as client, aclosing(client.stream(generation, said, until)) as pieces:
-                async for piece in pieces:
-                    if first_s is None and (piece.text or piece.calls):
-                        call.hear(now())
-                        first_s = now() - call.began
-                    spent.take(piece)
-                    yield piece
-            outcome = OK
-        except HeadraceError as error:
-            if not spent.over:  # else all was said, only the end of the stream is missing
-                outcome = error.wire_code
-                plan.failed(call, error, now())
-                _logger.warning("%s: %s", call.upstream.name, error)
+        with calling(call.upstream, generation) as told:
+            try:
+                async with self._clients.of(call.upstream) as client, aclosing(client.stream(generation, said, until)) as pieces:
+                    async for piece in pieces:
+                        if first_s is None and (piece.text or piece.calls):
+                            call.hear(now())
+                            first_s = now() - call.began
+                        spent.take(piece)
+                        told.hear(piece.text)
+                        yield piece
+                outcome = OK
+            except HeadraceError as error:
+                if not spent.over:  # else all was said, only the end of the stream is missing
+                    outcome = error.wire_code
+                    plan.failed(call, error, now())
+                    _logger.warning("%s: %s", call.upstream.name, error)
+                    raise
+                outcome = OK
+            except Exception:
+                outcome = HeadraceError.code
                 raise
-            outcome = OK
-        except Exception:
-            outcome = HeadraceError.code
-            raise
-        finally:
-            if outcome == OK:
-                call.end(now(), good=True)
-            else:
-                call.leave(now())
-            attempt = spent.attempt(outcome)
-            self._note(generation.log.tenant, generation.account, attempt)
-            told(attempt, now() - call.began, first_s)
+            finally:
+                if outcome == OK:
+                    call.end(now(), good=True)
+                else:
+                    call.leave(now())
+                attempt = spent.attempt(outcome)
+                self._note(generation.log.tenant, generation.account, attempt)
+                told.end(attempt, now() - call.began, first_s)
 
     def _beside(self, plan: Plan, generation: Generation, until: float) -> AsyncGenerator[Piece] | None:
         """Another call of a backend beside the one that is under way, where there is one to be asked."""
@@ -122,7 +124,7 @@ class Chain:
     async def pulse(self) -> None:
         """Say how the backends are doing, again and again, until cancelled."""
         while True:
-            look(self._standings, asyncio.get_running_loop().time())
+            look(self.standings, asyncio.get_running_loop().time())
             await asyncio.sleep(EVERY_S)
 
     async def close(self) -> None:

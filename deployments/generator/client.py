@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ray.serve.handle import DeploymentHandle
 
 from deployments.core.client import call
+from deployments.core.spans import here
 from deployments.core.types import Generation, Outcome
 
 
@@ -17,7 +18,7 @@ class GeneratorClient:
 
     async def generate(self, generation: Generation) -> Outcome:
         """Run one model call on a replica; cancelling this ends it there."""
-        return await call(self.handle.generate.remote(generation))
+        return await call(self.handle.generate.remote(generation, here()))
 
     async def ping(self) -> None:
         """Return once a replica has answered."""

@@ -29,7 +29,7 @@ class Generator:
 
     def __init__(self, settings: Settings, filters: Callable[[Generation], Relay]):
         chosen = self._settings = settings.generator
-        begin("generator")
+        begin("generator", settings)
         relax()
         self._llama = None if chosen.base_url else LlamaServer(chosen)
         self._valkey = connect(settings.valkey)
@@ -40,9 +40,9 @@ class Generator:
         self._relays = Relays(self._chain, outbox, filters)
         self._beside: list[asyncio.Task[None]] = []
 
-    async def generate(self, generation: Generation) -> Outcome:
-        """Write one answer into its log; the contract is that of `core.ports.Generates`."""
-        with working("generate"):
+    async def generate(self, generation: Generation, trace: str = "") -> Outcome:
+        """Write one answer into its log; the contract is that of `core.ports.Generates`. `trace` is the caller's span."""
+        with working("generate", "headrace.relay", trace):
             return await self._relays.generate(generation)
 
     def _connect(self, upstream: Upstream) -> Backend:

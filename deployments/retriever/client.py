@@ -7,6 +7,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.core.client import call
 from deployments.core.ports import Filed
+from deployments.core.spans import here
 from deployments.core.types import Chunk, Passage, Principal, Query, Source, Vectors
 
 
@@ -19,7 +20,7 @@ class RetrieverClient:
 
     async def search(self, query: Query) -> tuple[Passage, ...]:
         """The best passages, best first, deduplicated, within the query's budget; () where none is relevant."""
-        return await call(self.handle.search.remote(query))
+        return await call(self.handle.search.remote(query, here()))
 
     async def replace(self, principal: Principal, store_id: str, source: Source, chunks: Sequence[Chunk], vectors: Vectors) -> None:
         """Make `chunks` the whole of that file in the store, at once; no chunks removes the file."""

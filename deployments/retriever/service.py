@@ -28,17 +28,20 @@ class Retriever:
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time):
-        begin("retriever")
+        begin("retriever", settings)
         self._settings = settings.retriever
         self._store = open_store(settings)
         self._index = Index(settings.index_dir, self._store.vault.derived("index rows"), self._repair, settings.retriever)
         self._clock = clock
         self._reranker = _reranker(settings.retriever)
 
-    async def search(self, query: Query) -> tuple[Passage, ...]:
-        """The best passages, best first, deduplicated, within the query's budget; () where none is relevant."""
-        with working("search"):
-            return await self._search(query)
+    async def search(self, query: Query, trace: str = "") -> tuple[Passage, ...]:
+        """The best passages, best first, deduplicated, within the query's budget; () where none is relevant; `trace` is who asks."""
+        about = {"gen_ai.operation.name": "retrieval", "gen_ai.data_source.id": query.store_id, "gen_ai.request.top_k": query.limit}
+        with working("search", f"retrieval {query.store_id}", trace, about) as mark:
+            found = await self._search(query)
+            mark.note({"headrace.passages": len(found)})
+            return found
 
     async def _search(self, query: Query) -> tuple[Passage, ...]:
         if query.half_life_s is None:

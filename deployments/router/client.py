@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ray.serve.handle import DeploymentHandle
 
 from deployments.core.client import call
+from deployments.core.spans import here
 from deployments.core.types import Route, Turn, Vector
 
 
@@ -17,7 +18,7 @@ class RouterClient:
 
     async def route(self, turn: Turn, vector: Vector) -> Route:
         """Where a turn goes."""
-        return await call(self.handle.route.remote(turn, vector))
+        return await call(self.handle.route.remote(turn, vector, here()))
 
     async def ping(self) -> None:
         """Return once a replica has answered."""

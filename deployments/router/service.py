@@ -14,7 +14,7 @@ class Router:
     """Implements Routes on the far side of a handle."""
 
     def __init__(self, settings: Settings):
-        begin("router")
+        begin("router", settings)
         self._settings = settings
         self._tiered = settings.generator.tiered
 
@@ -22,10 +22,10 @@ class Router:
     def _complexity(self) -> Complexity:
         return Complexity.load()
 
-    async def route(self, turn: Turn, vector: Vector) -> Route:
-        """Where a turn goes; a model of the catalogue may have tiers of its own."""
+    async def route(self, turn: Turn, vector: Vector, trace: str = "") -> Route:
+        """Where a turn goes; a model of the catalogue may have tiers of its own. `trace` is the caller's span."""
         tiered = self._tiered or turn.handling.tiered
-        with working("route"):
+        with working("route", "headrace.decide", trace):
             return decide(turn, vector, self._settings, self._complexity if tiered else None)
 
     async def ping(self) -> None:

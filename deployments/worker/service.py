@@ -22,7 +22,7 @@ class Worker:
     """Works off what waits in SQL, with the handlers it was bound to."""
 
     def __init__(self, settings: Settings, handlers: Mapping[str, Handles]):
-        begin("worker")
+        begin("worker", settings)
         self._store = open_store(settings)
         self._hub = Hub(connect(settings.valkey), settings.log)
         self._outbox = Outbox(connect(settings.valkey), settings.log, local=self._hub)

@@ -17,6 +17,7 @@ import msgspec
 from deployments.core.errors import HeadraceError
 from deployments.core.exchange import exchange
 from deployments.core.fetch import Bounds, Fetcher
+from deployments.core.spans import span
 from deployments.core.tool_settings import HttpTool, PythonTool, Tools
 from pipeline.child import die_with_parent
 from pipeline.tools.mcp import Servers
@@ -49,9 +50,11 @@ class Runner:
 
     async def run(self, tool: Registered, arguments: bytes) -> Result:
         """Make a call with arguments that fit the tool's schema; the result is cut to the tool's bound."""
+        about = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool.name}
         try:
-            async with asyncio.timeout(tool.timeout_s):
-                result = await self._run(tool, arguments)
+            with span(f"execute_tool {tool.name}", about):
+                async with asyncio.timeout(tool.timeout_s):
+                    result = await self._run(tool, arguments)
         except TimeoutError:
             return Result(error=f"it took longer than {tool.timeout_s:g} s")
         except HeadraceError as error:
