@@ -138,6 +138,7 @@ class Flow:
                 return writer.finished(_unanswered(writer))
             if found[0].tier:
                 _logger.info("turn %s goes to the %s tier: %s", turn.id, found[0].tier, found[0].reason)
+            run.timings.route = found[0]
             if turn.handling.shows_route:
                 run.slot.routed(found[0])
             model = None if turn.model in BUILT_IN else await self.catalogue.get(run.store, turn.model)
@@ -156,6 +157,7 @@ class Flow:
         """One call of the model, which goes on behind what the log holds, when its turn has come; what it used counts."""
         generation = msgspec.structs.replace(generation, log=_log(run.writer))
         run.slot.reads(generation.messages)
+        run.timings.read = generation.messages
         async with AsyncExitStack() as held:
             with run.timings.of("queue"):
                 await held.enter_async_context(run.slot)

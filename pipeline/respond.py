@@ -16,6 +16,7 @@ from deployments.core.responses import ENDED, StoredResponse
 from deployments.core.run import Answers, Keep, Run
 from deployments.core.store import Store
 from deployments.core.timings import record, turning
+from deployments.core.traces import Traces, trace
 from deployments.core.types import Delta, Failed, Last, LogRef, Turn
 from deployments.gateway.events import encoder, last_of
 from deployments.worker.work import Means, Reason
@@ -103,7 +104,11 @@ class Respond:
                 await self.flow.answer(turn, replace(run, slot=lease))
             last = run.writer.written[-1] if run.writer.written else None
             outcome = last.code if isinstance(last, Failed) else "ok" if isinstance(last, Last) else "cut"
-            record(turn, run.timings, outcome, None, run.timings.age_s)
+            took_s, traces = run.timings.age_s, Traces(means.store, self.settings.telemetry)
+            record(turn, run.timings, outcome, None, took_s)
+            if traces.wants(turn.id):
+                traces.note(trace(turn, run.timings, run.writer.written, turn.created, outcome, None, took_s))
+                await traces.flush()
 
 
 async def _current(store: Store, turn: Turn) -> Turn:

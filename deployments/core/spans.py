@@ -38,6 +38,13 @@ class Telemetry(Section):
     )
     sampled: float = Field(default=0.1, ge=0, le=1, description="The share of turns that have spans, where their client does not say.")
     content: bool = Field(default=False, description="Whether prompts and answers go onto spans.")
+    kept: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="The share of turns kept, sealed, for `headrace trace`: what was asked and said.",
+    )
+    kept_days: int = Field(default=7, ge=1, le=366, description="How long they are kept.")
 
 
 class _Spans:

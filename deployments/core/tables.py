@@ -388,3 +388,13 @@ class ApprovalRow(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
     id: Mapped[str] = mapped_column(String(80), primary_key=True)
     forget_at: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class TraceRow(Base):
+    """A turn that is kept to be looked at later, sealed."""
+
+    __tablename__ = "traces"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    created_at: Mapped[int] = mapped_column(BigInteger, index=True)
+    body: Mapped[bytes] = mapped_column(LargeBinary)

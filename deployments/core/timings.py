@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 
 import msgspec
 
 from deployments.core.spans import NONE, Attributes, Kind, Mark, span
 from deployments.core.telemetry import STAGE_DURATION, STAGE_WORK
-from deployments.core.types import Turn
+from deployments.core.types import Message, Route, Turn
 
 _logger = logging.getLogger("headrace.turns")
 
@@ -34,6 +34,9 @@ class Timings:
     def __init__(self) -> None:
         self._began = time.perf_counter()
         self.stages: list[Stage] = []
+        self.route: Route | None = None
+        self.read: Sequence[Message] = ()
+        """What the model was given last."""
 
     @property
     def age_s(self) -> float:

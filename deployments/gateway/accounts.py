@@ -1,6 +1,6 @@
 """What administration shows, for the OpenAPI document; nothing is written through these."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from deployments.core.canaries import Status
 from deployments.core.choices import Kind
@@ -201,3 +201,36 @@ class CanaryPage(Shape):
     object: Literal["list"]
     data: list[Canary]
     has_more: bool
+
+
+class TraceName(Shape):
+    """A turn that is kept to be looked at."""
+
+    object: Literal["trace"]
+    id: str
+    tenant: str
+    created_at: int
+
+
+class TracePage(Shape):
+    """The newest of them."""
+
+    object: Literal["list"]
+    data: list[TraceName]
+    has_more: bool
+
+
+class Trace(TraceName):
+    """One of them, whole: what was asked, what the model was given last, what it said, and the stages in ms from the beginning."""
+
+    model: str
+    outcome: str
+    first_ms: float | None
+    ms: float
+    stages: list[dict[str, Any]]
+    route: dict[str, Any] | None
+    asked: list[dict[str, Any]]
+    read: list[dict[str, Any]]
+    answer: str
+    sources: list[str]
+    usage: dict[str, Any] | None

@@ -32,6 +32,7 @@ from deployments.gateway.api import (
     search,
     session_tokens,
     sockets,
+    traces,
     uploads,
     usage,
     vector_stores,
@@ -47,7 +48,7 @@ from deployments.gateway.rules import rules
 
 _ANSWERS = (chat_completions, completions, responses, sockets, conversations, embeddings, models)
 _STORES = (vector_stores, file_batches, search)
-_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, catalogue, prompts, canaries, usage, health)
+_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, catalogue, prompts, canaries, usage, traces, health)
 
 
 def build_app(context: Context) -> App:
@@ -57,7 +58,7 @@ def build_app(context: Context) -> App:
     async def lifespan(app: App):
         context.hub.start()
         context.gate.start()
-        runs = (context.watch.run(), context.refusals.run(), context.picker.run(context.store), pulse(context))
+        runs = (context.watch.run(), context.refusals.run(), context.picker.run(context.store), pulse(context), context.traces.run())
         beside = [asyncio.create_task(one) for one in runs]
         yield
         for task in beside:

@@ -26,6 +26,7 @@ from deployments.core.refusals import Refusals
 from deployments.core.run import Answers
 from deployments.core.store import Store
 from deployments.core.tokens import Tokens, is_token
+from deployments.core.traces import Traces
 from deployments.core.types import Principal
 from deployments.gateway.picker import Picker
 from deployments.gateway.watch import Proof, Watch
@@ -93,6 +94,11 @@ class Context:
     def catalogue(self) -> Catalogue:
         """The models, as this process last read them."""
         return Catalogue(self.settings)
+
+    @cached_property
+    def traces(self) -> Traces:
+        """The turns that are kept to be looked at later."""
+        return Traces(self.store, self.settings.telemetry)
 
     async def default_store(self, caller: Principal) -> str | None:
         """The vector store that plain questions of this caller search; None where its tenant has none."""

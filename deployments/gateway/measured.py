@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +29,7 @@ from deployments.core.telemetry import (
     STREAMS_OPEN,
 )
 from deployments.core.timings import Timings, record
+from deployments.core.traces import Traces, trace
 from deployments.core.types import Called, Delta, Failed, Finished, Last, Text, Turn
 from deployments.gateway.context import Context
 
@@ -63,8 +65,8 @@ class Measured:
 class Heard:
     """Times what the reader of one answer gets: its first word, its last, and how it ends."""
 
-    def __init__(self, turn: Turn, timings: Timings, mark: Mark):
-        self._turn, self._timings, self._mark = turn, timings, mark
+    def __init__(self, turn: Turn, timings: Timings, mark: Mark, traces: Traces):
+        self._turn, self._timings, self._mark, self._traces = turn, timings, mark, traces
         self._first_s: float | None = None
         self._last: Delta | None = None
         self._last_s = 0.0
@@ -77,7 +79,7 @@ class Heard:
         if isinstance(deltas[-1], Last):
             self._last, self._last_s = deltas[-1], now_s
 
-    def end(self, follower: Follower) -> None:
+    def end(self, follower: Follower, log: Sequence[Delta]) -> None:
         """Note that the reader is done, or gone."""
         follower.settle()
         model, error = MODELS.of(self._turn.model), self._error(follower.broken)
@@ -91,6 +93,8 @@ class Heard:
             if isinstance(self._last, Finished) and self._last.usage.completion_tokens > 1:
                 OUTPUT_TOKEN.see((took_s - self._first_s) / (self._last.usage.completion_tokens - 1), CHAT, model)
         record(self._turn, self._timings, error or "ok", self._first_s, took_s)
+        if self._traces.wants(self._turn.id):
+            self._traces.note(trace(self._turn, self._timings, log, self._turn.created, error or "ok", self._first_s, took_s))
 
     def _first(self, now_s: float) -> None:
         self._first_s = now_s

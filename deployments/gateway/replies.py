@@ -79,7 +79,7 @@ async def answering(parts: Context, turn: Turn, keep: Keep = forget, requests: i
         _see_room(parts)  # others may have come meanwhile
         with parts.hub.follow(turn.id) as follower, parts.hub.tape(turn.id) as tape, parts.outbox.writer(ref) as writer:
             lease.tape = tape
-            heard = Heard(turn, timings, mark)
+            heard = Heard(turn, timings, mark, parts.traces)
             follower.handed = heard.handed
             run = Run(writer, tape, parts.store, keep, lease, timings=timings)
             flow = asyncio.create_task(parts.flow.answer(turn, run))
@@ -96,7 +96,7 @@ async def answering(parts: Context, turn: Turn, keep: Keep = forget, requests: i
                 error.headers = error.headers or lease.headers  # what is left of the limits is told with every answer
                 raise
             finally:
-                heard.end(follower)
+                heard.end(follower, tape.deltas)
                 flow.cancel()
                 await asyncio.gather(flow, return_exceptions=True)
 
