@@ -18,4 +18,5 @@ def begin(stage: str, settings: Settings) -> None:
     except RayServeException:
         return
     spans.start(settings.telemetry, stage)
-    export(cast(Makes, metrics), stage)
+    if settings.telemetry.metrics:
+        export(cast(Makes, metrics), stage)

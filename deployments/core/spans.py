@@ -31,6 +31,7 @@ NONE: Attributes = {}
 class Telemetry(Section):
     """What is told of turns to whoever runs the installation."""
 
+    metrics: bool = Field(default=True, description="Whether metrics go to Ray's Prometheus endpoint.")
     otlp_url: str | None = Field(
         default=None,
         pattern=r"^https?://\S+$",
