@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from loadtest.bench.bare import Bare
-from loadtest.bench.headrace import CASES, LAPTOP, Headrace
+from loadtest.bench.headrace import CASES, LAPTOP, ONE_REPLICA, UNMEASURED, Headrace
 from loadtest.bench.measure import Failed, Meter, Run, Windows
 from loadtest.bench.processes import Stuck, obey_sigterm
 from loadtest.bench.report import compare, document, show
@@ -35,6 +35,7 @@ Nothing else should run on the machine meanwhile. Targets:
   raw        ingress and child on Ray Serve, the child passes the upstream's bytes through a streaming handle
   parsed     the same, the child reads with the openai client and writes one event a token
   headrace   the product: headrace-direct without retrieval, headrace with it
+  unmeasured headrace without its metrics: what these cost
 To measure a stack that runs already, start it with its generator pointed at http://127.0.0.1:SIM_PORT/v1 and give
 --url, --key or --key-file, --pid (the root of its processes) and --sim-port."""
 
@@ -48,7 +49,7 @@ def arguments() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--only", default="simulator,raw,parsed,headrace", help="targets, comma-separated (default: all)")
+    add("--only", default="simulator,raw,parsed,headrace,unmeasured", help="targets, comma-separated (default: all)")
     add("--repeat", type=int, default=3, help="repetitions; the table shows medians")
     add("--quick", action="store_true", help="one repetition with short windows: a smoke test, no measurement")
     add("--spread", action="store_true", help="streams begin spread over one answer's length, instead of all at once")
@@ -72,6 +73,7 @@ def targets(options: argparse.Namespace, data: Path) -> list[Target]:
         "raw": Bare("bare raw", "raw"),
         "parsed": Bare("bare openai", "parsed"),
         "headrace": Headrace(data, options.config),
+        "unmeasured": Headrace(data, options.config, "unmeasured", UNMEASURED, ONE_REPLICA | {"HEADRACE_TELEMETRY__METRICS": "false"}),
     }
     if options.url:
         key = options.key_file.read_text().strip() if options.key_file else options.key

@@ -27,6 +27,7 @@ ONE_REPLICA = {
 """As the bare apps have: a measurement must not be disturbed by a replica that starts."""
 
 CASES = (Case("headrace-direct", "headrace-direct"), Case("headrace", "headrace"))
+UNMEASURED = (Case("unmeasured-direct", "headrace-direct"), Case("unmeasured", "headrace"))
 
 
 @dataclass(frozen=True)
