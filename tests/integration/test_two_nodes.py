@@ -1,0 +1,134 @@
+"""The cluster of cluster.yaml as two raylets on this machine, with production.yaml, PostgreSQL and Redis: killed and changed under load."""
+
+import asyncio
+import copy
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Postgres, Server, redis_program
+from tests.embedder.conftest import furnish
+from tests.integration.nodes import Nodes, production, wait
+from tests.integration.visitors import Diary, Visitors
+from tests.loadtest.conftest import Simulator
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
+
+WORDS = [f"w{i}" for i in range(60)]
+COUNTS = {"gateway": 2, "router": 2, "generator": 2, "worker": 2, "embedder": 2, "retriever": 2}
+CALM_S = 3.0
+"""Load runs so long before something happens, and again after it is over."""
+
+
+@pytest.fixture(scope="module")
+def nodes(postgres: Postgres, spawn: Callable[..., Simulator]) -> Iterator[Nodes]:
+    """Both nodes, with two replicas of each stage."""
+    program = redis_program()
+    folder = Path(tempfile.mkdtemp(prefix="hr-"))
+    redis = Server(folder, program)
+    redis.start()
+    model = spawn("--ttft-ms", "50", "--itl-ms", "50", "--tokens", str(len(WORDS)))
+    (folder / "data").mkdir()
+    furnish(folder / "data")
+    secrets = {"HEADRACE_SQL_URL": postgres.empty(), "HEADRACE_VALKEY_URL": redis.url, "HEADRACE_PEPPER": "a pepper of this test"}
+    started = Nodes(folder, secrets | {"HEADRACE_GENERATOR__API_KEY": "any"})
+    try:
+        started.start()
+        started.deploy(production(started, COUNTS, generator={"base_url": model.url, "model": "sim"}))
+        yield started
+    finally:
+        left = started.end()
+        redis.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+    assert left == []
+
+
+@pytest.fixture
+def cluster(nodes: Nodes) -> Nodes:
+    """Both nodes up, and every replica of the application running."""
+    if not nodes.worker.processes():
+        nodes.worker.start()
+    wait(lambda: nodes.running() == COUNTS and nodes.ready(), "every replica")
+    nodes.note()
+    return nodes
+
+
+def visit(cluster: Nodes) -> Visitors:
+    return Visitors(cluster.url, cluster.key, WORDS)
+
+
+def changed(config: dict[str, Any], **deployments: Any) -> dict[str, Any]:
+    """A config with other values for some settings of every deployment."""
+    another = copy.deepcopy(config)
+    for deployment in another["applications"][0]["deployments"]:
+        deployment |= copy.deepcopy(deployments)
+    return another
+
+
+def renewed(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with what stands for new code: every replica is another afterwards."""
+    another = copy.deepcopy(config)
+    environment = another["applications"][0].setdefault("runtime_env", {}).setdefault("env_vars", {})
+    environment["RELEASE"] = str(int(environment.get("RELEASE", "0")) + 1)
+    return another
+
+
+def replicas(cluster: Nodes) -> set[int]:
+    """Processes of replicas."""
+    found = [*cluster.head.processes(), *cluster.worker.processes()]
+    return {process.pid for process in found if process.name().startswith("ray::ServeRepl")}
+
+
+def unharmed(diary: Diary) -> None:
+    """No request failed and no answer was left unfinished."""
+    harmless = {f"{kind} {end}" for kind in ("chat", "body", "response", "socket") for end in ("whole", "resumed")}
+    assert set(diary.ends) <= harmless, str(diary)
+
+
+async def test_a_node_that_dies_takes_no_answer_with_it_that_outlives_its_connection(cluster: Nodes) -> None:
+    visitors = visit(cluster)
+    async with visitors.asking() as diary:
+        await asyncio.sleep(CALM_S)
+        killed = time.monotonic()
+        await asyncio.to_thread(cluster.worker.kill)
+        await asyncio.to_thread(wait, lambda: cluster.running() == COUNTS, "every replica on the other node")
+        whole_again = time.monotonic() - killed
+        await asyncio.sleep(CALM_S)
+    print(f"\nworker killed: the last request not taken after {diary.recovery(killed):.1f} s, {whole_again:.1f} s to all replicas; {diary}")  # noqa: T201
+    ends = diary.ends
+    assert not {"truncated", "unfinished"} & set(ends), str(diary)
+    assert ends["response resumed"] + ends["response whole"] > 0
+    assert ends["socket whole"] > 0
+
+
+async def test_new_code_comes_without_a_failed_request(cluster: Nodes) -> None:
+    before = replicas(cluster)
+    visitors = visit(cluster)
+    async with visitors.asking() as diary:
+        await asyncio.sleep(CALM_S)
+        begun = time.monotonic()
+        await asyncio.to_thread(cluster.deploy, renewed(cluster.config))
+        await asyncio.to_thread(wait, lambda: not before & replicas(cluster), "the end of the old replicas")
+        took = time.monotonic() - begun
+        await asyncio.to_thread(wait, lambda: cluster.running() == COUNTS, "every new replica")
+        await asyncio.sleep(CALM_S)
+    print(f"\nnew code within {took:.0f} s: {diary}")  # noqa: T201
+    unharmed(diary)
+
+
+async def test_a_light_change_comes_without_a_failed_request_or_a_new_replica(cluster: Nodes) -> None:
+    before = replicas(cluster)
+    visitors = visit(cluster)
+    async with visitors.asking() as diary:
+        await asyncio.sleep(CALM_S)
+        await asyncio.to_thread(cluster.deploy, changed(cluster.config, max_ongoing_requests=3000, health_check_period_s=3))
+        await asyncio.to_thread(wait, lambda: cluster.status()["status"] == "RUNNING", "the change")
+        await asyncio.sleep(CALM_S)
+    print(f"\na light change: {diary}")  # noqa: T201
+    unharmed(diary)
+    assert replicas(cluster) == before
