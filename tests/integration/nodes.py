@@ -154,6 +154,7 @@ class Nodes:
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+            "RAY_worker_niceness": "0",  # 15 otherwise: whatever else runs on this machine would go first
             "RAY_SERVE_HAPROXY_MAXCONN": "2000",
         }
         (home / "headrace.env").write_text("".join(f"export {name}='{value}'\n" for name, value in variables.items()))
