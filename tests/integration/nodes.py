@@ -112,6 +112,10 @@ class Nodes:
         stages = self.status()["deployments"]
         return {name: sum(replica["state"] == "RUNNING" for replica in one["replicas"]) for name, one in stages.items()}
 
+    def pids(self) -> set[int]:
+        """Processes of replicas, those that end included."""
+        return {replica["pid"] for one in self.status()["deployments"].values() for replica in one["replicas"] if replica["pid"]}
+
     def ready(self) -> bool:
         """Whether the application answers through the ingress."""
         try:
@@ -121,14 +125,12 @@ class Nodes:
         return asked.status_code == 200 and all(part["ok"] for part in asked.json()["parts"].values())
 
     def end(self) -> list[psutil.Process]:
-        """End Serve, then everything; what is still alive."""
-        self.note()
-        with suppress(AssertionError, subprocess.TimeoutExpired):  # where the head is gone all are ended in any case
-            self.serve("shutdown", "-y")
-        self.note()
-        for process in self.known:
-            if process.is_running():
-                process.kill()
+        """End everything, haproxy too, which outlives its raylet; what is still alive."""
+        for _ in range(2):  # a process may have been forked while we looked
+            self.note()
+            for process in self.known:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
         return psutil.wait_procs(self.known, timeout=10)[1]
 
     def note(self) -> None:
@@ -182,6 +184,7 @@ def production(nodes: Nodes, counts: dict[str, int], **args: Any) -> dict[str, A
     """production.yaml with this machine's port, replica counts and resources, and settings on top of its `args`."""
     config = yaml.safe_load((ROOT / "pipeline" / "configs" / "production.yaml").read_text())
     config["http_options"] |= {"host": "127.0.0.1", "port": nodes.port}
+    config["proxy_location"] = "HeadOnly"  # two proxies on one machine can not have the same port
     (application,) = config["applications"]
     application["args"] |= {"public_url": nodes.url, "data_dir": str(nodes.folder / "data"), **args}
     for deployment in application["deployments"]:

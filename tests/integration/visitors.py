@@ -28,11 +28,12 @@ class Truncated(AssertionError):
 
 @dataclass
 class Diary:
-    """What became of what was asked: ends by name, each end with its second, and what is worth a look."""
+    """What became of what was asked: ends by name, and what is worth a look."""
 
     ends: Counter[str] = field(default_factory=Counter)
-    moments: list[tuple[float, bool]] = field(default_factory=list)
-    oddities: list[str] = field(default_factory=list)
+    lost: list[float] = field(default_factory=list)
+    """When requests were begun that were not taken."""
+    oddities: Counter[str] = field(default_factory=Counter)
     closings: Counter[int] = field(default_factory=Counter)
     """Close codes of WebSockets that were not closed by their client."""
 
@@ -40,18 +41,18 @@ class Diary:
         """Note an end."""
         self.ends[end] += 1
         if detail:
-            self.oddities.append(f"{end}: {detail[:200]}")
+            self.wonder(f"{end}: {detail}")
 
-    def began(self, fine: bool) -> None:
-        """Note that a request was taken, or was not."""
-        self.moments.append((time.monotonic(), fine))
+    def wonder(self, what: str) -> None:
+        """Note what is worth a look."""
+        self.oddities[what[:160]] += 1
 
     def recovery(self, since: float) -> float:
-        """Seconds from a moment to the last request that was not taken."""
-        return max((moment - since for moment, fine in self.moments if not fine and moment > since), default=0.0)
+        """Seconds from a moment to the last beginning of a request that was not taken."""
+        return max((moment - since for moment in self.lost), default=0.0)
 
     def __str__(self) -> str:
-        return f"{dict(self.ends)}, sockets closed with {dict(self.closings)}, {self.oddities[:8]}"
+        return f"{dict(self.ends)}, sockets closed with {dict(self.closings)}, {dict(self.oddities)}"
 
 
 @dataclass
@@ -100,11 +101,12 @@ class Visitors:
 
     async def _chat(self, http: httpx2.AsyncClient, number: int) -> None:
         """A streamed chat completion: whole, ended by an error that says so, or cut off visibly."""
-        text, done = "", False
+        text, done, begun = "", False, time.monotonic()
         try:
             async with http.stream("POST", "/v1/chat/completions", json=_chat(number, stream=True)) as response:
-                if not self._taken(response):
-                    self.diary.note("refused", f"{response.status_code} {(await response.aread()).decode()}")
+                if response.status_code != 200:
+                    await response.aread()
+                    self._refused(response, begun)
                     return
                 async for line in response.aiter_lines():
                     done = done or line == "data: [DONE]"
@@ -117,23 +119,24 @@ class Visitors:
                     text += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
         except httpx2.HTTPError as error:
             if not text:
-                self.diary.began(False)
+                self.diary.lost.append(begun)
             self.diary.note("chat cut", repr(error))
             return
         self._judge("chat", text, done)
 
     async def _whole(self, http: httpx2.AsyncClient, number: int) -> None:
         """A chat completion in one body."""
+        begun = time.monotonic()
         try:
             response = await http.post("/v1/chat/completions", json=_chat(number))
         except httpx2.HTTPError as error:
-            self.diary.began(False)
-            self.diary.note("body cut", repr(error))
+            self.diary.lost.append(begun)
+            self.diary.note("body cut", f"{error!r} after {time.monotonic() - begun:.0f} s")
             return
-        if self._taken(response):
+        if response.status_code == 200:
             self._judge("body", response.json()["choices"][0]["message"]["content"], True)
         else:
-            self.diary.note("refused", f"{response.status_code} {response.text}")
+            self._refused(response, begun)
 
     async def _respond(self, http: httpx2.AsyncClient, number: int) -> None:
         """A streamed response that outlives its connection: asked again with its key, or followed behind its last event."""
@@ -149,14 +152,14 @@ class Visitors:
                 asking = http.stream("POST", "/v1/responses", json=body, headers=headers)
             try:
                 async with asking as response:
-                    if self._taken(response):
+                    if response.status_code == 200:
                         async for line in response.aiter_lines():
                             if line.startswith("data: {"):
                                 _take(events, json.loads(line[6:]))
                     else:
-                        self.diary.oddities.append(f"response: {response.status_code} {(await response.aread()).decode()[:150]}")
+                        self.diary.wonder(f"response: {response.status_code} {(await response.aread()).decode()}")
             except (httpx2.HTTPError, Interrupted) as error:
-                self.diary.oddities.append(f"response: {error!r}")
+                self.diary.wonder(f"response: {error!r}")
             if not _ended(events):
                 breaks += 1
                 await asyncio.sleep(0.2)
@@ -183,7 +186,7 @@ class Visitors:
             except ConnectionClosed as error:
                 self.diary.closings[error.rcvd.code if error.rcvd else 1006] += 1
             except (WebSocketException, OSError, TimeoutError, Interrupted) as error:
-                self.diary.oddities.append(f"socket: {error!r}"[:200])
+                self.diary.wonder(f"socket: {error!r}")
             else:
                 return
             breaks += 1
@@ -192,9 +195,9 @@ class Visitors:
                 events = []
             await asyncio.sleep(0.2)
 
-    def _taken(self, response: httpx2.Response) -> bool:
-        self.diary.began(response.status_code == 200)
-        return response.status_code == 200
+    def _refused(self, response: httpx2.Response, begun: float) -> None:
+        self.diary.lost.append(begun)
+        self.diary.note("refused", f"{response.status_code} {response.text} after {time.monotonic() - begun:.0f} s")
 
     def _judge(self, kind: str, text: str, done: bool) -> None:
         if not done:

@@ -52,6 +52,7 @@ def test_production_names_the_deployments_that_the_application_is_built_of(tmp_p
     built = build_app(build(Settings(**args)), name="headrace", default_runtime_env={})
     assert {one.name for one in built.deployments} == STAGES
     assert built.ingress_deployment_name == "gateway"
+    assert all(one._deployment_config.max_surge_percent == 100 for one in built.deployments)  # so on a laptop, with one replica of each
 
 
 def test_production_brings_a_new_replica_before_an_old_one_goes():
