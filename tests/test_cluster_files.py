@@ -12,7 +12,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.llm._internal.serve.core.configs.llm_config import LLMConfig
 from ray.serve._private import constants
 
-from deployments.core.config import Gateway
+from deployments.core.config import Gateway, Settings
 from pipeline.standalone import FLAGS
 
 ROOT = Path(__file__).parents[1]
@@ -191,3 +191,10 @@ def test_the_model_on_the_same_cluster_asks_for_a_gpu_that_the_gpu_nodes_have(se
     (model,) = (LLMConfig.model_validate(one) for one in applications["llm"]["args"]["llm_configs"])
     assert f"accelerator_type:{model.accelerator_type}" in groups(service)["gpu"]["rayStartParams"]["resources"]
     assert f"asks for an {model.accelerator_type}" in read("cluster.yaml")
+
+
+def test_the_regions_of_the_guide_are_settings_that_hold_and_name_a_server_each():
+    block = read("docs/deploy.md").split("## Regions")[1].split("```yaml\n")[1].split("```")[0]
+    generator = Settings(**yaml.safe_load(block)).generator
+    assert generator.regions == ("eu-central", "eu-west", "us-east")
+    assert {one.region for one in generator.upstreams} == set(generator.regions)

@@ -113,7 +113,7 @@ class Nodes:
         return {name: sum(replica["state"] == "RUNNING" for replica in one["replicas"]) for name, one in stages.items()}
 
     def pids(self) -> set[int]:
-        """Processes of replicas, those that end included."""
+        """Processes of the replicas that are wanted."""
         return {replica["pid"] for one in self.status()["deployments"].values() for replica in one["replicas"] if replica["pid"]}
 
     def ready(self) -> bool:
@@ -191,6 +191,7 @@ def production(nodes: Nodes, counts: dict[str, int], **args: Any) -> dict[str, A
         count = counts.get(deployment["name"], 1)
         deployment["autoscaling_config"] |= {"min_replicas": count, "max_replicas": count}
         deployment["ray_actor_options"] = {"num_cpus": 0.1}
+        deployment["max_replicas_per_node"] = 1
     return config
 
 

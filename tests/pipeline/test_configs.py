@@ -1,4 +1,5 @@
 import ast
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,15 @@ def test_production_names_the_deployments_that_the_application_is_built_of(tmp_p
 def test_production_brings_a_new_replica_before_an_old_one_goes():
     deployments = load(ROOT / "pipeline" / "configs" / "production.yaml").application["deployments"]
     assert all(one["max_surge_percent"] > 0 and one["rolling_update_percentage"] > 0 for one in deployments)
+
+
+@pytest.mark.parametrize("name", sorted(STAGES - {"worker"}))
+def test_production_has_more_replicas_than_one_of_its_two_nodes_takes_and_room_for_another(name: str):
+    (stage,) = (one for one in load(ROOT / "pipeline" / "configs" / "production.yaml").application["deployments"] if one["name"] == name)
+    least, surge = stage["autoscaling_config"]["min_replicas"], stage["max_surge_percent"] / 100
+    assert stage["max_replicas_per_node"] < least
+    assert 2 * stage["max_replicas_per_node"] >= least + ceil(surge * least)
+    assert yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]["worker"]["min_workers"] == 2
 
 
 def test_production_lets_the_longest_answer_end_before_a_replica_is_killed():
