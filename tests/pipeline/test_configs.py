@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ray.serve._private.build_app import build_app
+from ray.serve.deployment import deployment_to_schema
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.core.config import Settings
@@ -53,7 +54,7 @@ def test_production_names_the_deployments_that_the_application_is_built_of(tmp_p
     built = build_app(build(Settings(**args)), name="headrace", default_runtime_env={})
     assert {one.name for one in built.deployments} == STAGES
     assert built.ingress_deployment_name == "gateway"
-    assert all(one._deployment_config.max_surge_percent == 100 for one in built.deployments)  # so on a laptop, with one replica of each
+    assert all(deployment_to_schema(one).max_surge_percent == 100 for one in built.deployments)  # so on a laptop, with one replica of each
 
 
 def test_production_brings_a_new_replica_before_an_old_one_goes():
