@@ -26,6 +26,8 @@ def stage(kind: type, name: str, scaling: Scaling) -> Deployment:
         logging_config={"enable_access_log": False, "encoding": "JSON", "log_level": "WARNING"},
         health_check_period_s=2,
         health_check_timeout_s=10,
+        # New code: a new replica stands before an old one goes; with one replica there would be none in between.
+        max_surge_percent=100,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=20,
         autoscaling_config={

@@ -131,7 +131,7 @@ class Postgres:
         if self._user:
             shutil.chown(self._folder, self._user)
         self._run("initdb", "-D", f"{self._folder}/data", "-U", "postgres", "--auth=trust", "--no-sync", "--encoding=UTF8")
-        options = f"-c listen_addresses='' -c unix_socket_directories={self._folder} -c fsync=off -c max_connections=50"
+        options = f"-c listen_addresses='' -c unix_socket_directories={self._folder} -c fsync=off -c max_connections=200"
         self._run("pg_ctl", "-D", f"{self._folder}/data", "-w", "-o", options, "-l", f"{self._folder}/log", "start")
         self._run("createdb", "-h", str(self._folder), "-U", "postgres", "migrated")
         with ThreadPoolExecutor(1) as thread:  # a test may have a loop running already

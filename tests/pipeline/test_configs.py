@@ -1,14 +1,15 @@
 import ast
-import json
-from importlib.resources import files
+from math import ceil
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import pytest
 import yaml
+from ray.serve._private.build_app import build_app
+from ray.serve.deployment import deployment_to_schema
 from ray.serve.schema import ServeDeploySchema
 
+from deployments.core.config import Settings
+from pipeline.app import build
 from pipeline.manifest import LAPTOP, Unreadable, load
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,35 @@ def test_production_scales_every_stage_by_itself():
     assert all("autoscaling_config" in d for d in deployments)
 
 
+def test_production_names_the_deployments_that_the_application_is_built_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HEADRACE_VALKEY_URL", "redis://127.0.0.1:1")  # nothing connects while it is built
+    args = load(ROOT / "pipeline" / "configs" / "production.yaml").application["args"] | {"data_dir": tmp_path}
+    built = build_app(build(Settings(**args)), name="headrace", default_runtime_env={})
+    assert {one.name for one in built.deployments} == STAGES
+    assert built.ingress_deployment_name == "gateway"
+    assert all(deployment_to_schema(one).max_surge_percent == 100 for one in built.deployments)  # so on a laptop, with one replica of each
+
+
+def test_production_brings_a_new_replica_before_an_old_one_goes():
+    deployments = load(ROOT / "pipeline" / "configs" / "production.yaml").application["deployments"]
+    assert all(one["max_surge_percent"] > 0 and one["rolling_update_percentage"] > 0 for one in deployments)
+
+
+@pytest.mark.parametrize("name", sorted(STAGES - {"worker"}))
+def test_production_has_more_replicas_than_one_of_its_two_nodes_takes_and_room_for_another(name: str):
+    (stage,) = (one for one in load(ROOT / "pipeline" / "configs" / "production.yaml").application["deployments"] if one["name"] == name)
+    least, surge = stage["autoscaling_config"]["min_replicas"], stage["max_surge_percent"] / 100
+    assert stage["max_replicas_per_node"] < least
+    assert 2 * stage["max_replicas_per_node"] >= least + ceil(surge * least)
+    assert yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]["worker"]["min_workers"] == 2
+
+
+def test_production_lets_the_longest_answer_end_before_a_replica_is_killed():
+    manifest = load(ROOT / "pipeline" / "configs" / "production.yaml")
+    graces = {one["name"]: one.get("graceful_shutdown_timeout_s", 0) for one in manifest.application["deployments"]}
+    assert min(graces["gateway"], graces["generator"]) >= manifest.settings.gateway.deadline_s
+
+
 def test_production_keeps_secrets_out_of_the_file():
     args = load(ROOT / "pipeline" / "configs" / "production.yaml").application["args"]
     assert not {"sql_url", "valkey_url", "pepper"} & set(args)
@@ -80,26 +110,3 @@ class TestTheManifest:
         path.write_text(text)
         with pytest.raises(Unreadable, match=reason):
             load(path)
-
-
-class TestTheClusterFile:
-    @pytest.fixture
-    def cluster(self) -> dict[str, Any]:
-        return yaml.safe_load((ROOT / "cluster.yaml").read_text())
-
-    def test_is_one_by_rays_own_schema(self, cluster: dict[str, Any]):
-        schema = json.loads((files("ray.autoscaler") / "ray-schema.json").read_text())
-        jsonschema.validate(cluster, schema)
-
-    def test_has_a_head_of_a_known_kind(self, cluster: dict[str, Any]):
-        assert cluster["head_node_type"] in cluster["available_node_types"]
-
-    @pytest.mark.parametrize("kind", ["head_start_ray_commands", "worker_start_ray_commands"])
-    def test_starts_every_node_with_the_same_flags(self, cluster: dict[str, Any], kind: str):
-        start = cluster[kind][-1]
-        flags = {word for word in cluster["head_start_ray_commands"][-1].split() if word.startswith("RAY_")}
-        assert {"RAY_AUTH_MODE=token", "RAY_SERVE_ENABLE_HA_PROXY=1", "RAY_SERVE_THROUGHPUT_OPTIMIZED=1"} <= {f.rstrip(";") for f in flags}
-        assert all(flag in start for flag in flags)
-
-    def test_keeps_the_dashboard_on_loopback(self, cluster: dict[str, Any]):
-        assert "--dashboard-host=127.0.0.1" in cluster["head_start_ray_commands"][-1]
