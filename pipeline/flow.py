@@ -28,6 +28,7 @@ from deployments.core.models import BUILT_IN, Model
 from deployments.core.ports import Embeds, Generates, Retrieves, Routes
 from deployments.core.prompts import SEED, named
 from deployments.core.run import Run, forget
+from deployments.core.sql import away
 from deployments.core.telemetry import BEST_SCORE, NO_ANSWER, RETRIEVED, RETRIEVED_NONE
 from deployments.core.tool_settings import Tools
 from deployments.core.types import (
@@ -113,9 +114,9 @@ class Flow:
             last = await _break(run, error)
         except TimeoutError:
             last = await _break(run, DeadlineExceeded("the answer took longer than it may"))
-        except Exception:
+        except Exception as error:
             _logger.exception("turn %s failed", turn.id)
-            last = await _break(run, HeadraceError("headrace failed to answer; the log has the reason"))
+            last = await _break(run, away(error) or HeadraceError("headrace failed to answer; the log has the reason"))
         await end(run, last)
 
     async def _run(self, turn: Turn, run: Run) -> Last:

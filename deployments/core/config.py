@@ -48,6 +48,9 @@ class Settings(BaseSettings):
         default=None, description="How clients reach us; citation links start with it. Default: http://host:port, https with a certificate."
     )
     sql_url: SecretStr | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in data_dir.")
+    sql_connections: int = Field(
+        default=10, ge=1, le=1000, description="Connections to it that each process keeps; under load as many again."
+    )
     valkey_url: SecretStr | None = Field(default=None, description="Valkey or Redis; default: an embedded Valkey in data_dir.")
     pepper: SecretStr | None = Field(default=None, description="Secret that API keys are hashed with; default: a key file in data_dir.")
     root_key: SecretStr | None = Field(

@@ -5,9 +5,13 @@ import sqlite3
 from typing import Any
 
 import aiosqlite
+import asyncpg
 from sqlalchemy import Connection, event
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from deployments.core.errors import Overloaded
 
 WRITES: dict[str, Any] = {"headrace_writes": True}
 """Execution options of a transaction that writes: SQLite takes its write lock at BEGIN.
@@ -23,14 +27,44 @@ _BUSY_S = 15
 """How long a SQLite transaction waits for another process to end its own; ours are a few milliseconds long."""
 
 
-def open_engine(url: str) -> AsyncEngine:
+_WAIT_S = 5
+"""How long work waits for a connection of its process; then there is more of it than the database can take."""
+
+CONNECTIONS = 10
+"""Connections that a process keeps, unless told otherwise; under load it opens as many again."""
+
+
+def open_engine(url: str, connections: int = CONNECTIONS) -> AsyncEngine:
     """An engine for the URL; SQLite runs in WAL mode, and a commit is on disk when it returns."""
+    if ":memory:" in url or url.endswith("://"):
+        pool: dict[str, Any] = {}  # one connection is the database
+    else:
+        pool = {"pool_size": connections, "max_overflow": connections, "pool_timeout": _WAIT_S}
     if not url.startswith("sqlite"):
-        return create_async_engine(url, pool_pre_ping=True)
-    engine = create_async_engine(url, connect_args={"timeout": _BUSY_S})
+        return create_async_engine(url, pool_pre_ping=True, **pool)
+    engine = create_async_engine(url, connect_args={"timeout": _BUSY_S}, **pool)
     event.listen(engine.sync_engine, "connect", _configure)
     event.listen(engine.sync_engine, "begin", _begin)
     return engine
+
+
+AWAY = (
+    TimeoutError,  # all connections of this process are in use
+    OperationalError,
+    InterfaceError,
+    ConnectionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.PostgresConnectionError,
+)
+"""What is raised where the database is not there, or has nothing to spare: the same may work in a moment."""
+
+
+def away(error: BaseException) -> Overloaded | None:
+    """What a caller is told of such an error; None for any other."""
+    if isinstance(error, AWAY) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+        return Overloaded("the database is not available", code="database_unavailable", retry_after_s=1)
+    return None
 
 
 def _configure(connection: Any, _: Any) -> None:

@@ -27,7 +27,7 @@ from deployments.core.jobs import INGEST, Job, Jobs
 from deployments.core.members import Member, Placing, enlist, shown
 from deployments.core.prompts import Prompts
 from deployments.core.responses import Responses
-from deployments.core.sql import WRITES, open_engine
+from deployments.core.sql import CONNECTIONS, WRITES, open_engine
 from deployments.core.tables import FileRow, MemberRow, PassageRow, StoreRow, TenantRow
 from deployments.core.types import Chunk, Principal, Vectors
 from deployments.core.uploads import Uploads
@@ -53,14 +53,14 @@ class VectorStore(msgspec.Struct, frozen=True):
 
 def open_store(settings: Settings) -> "Store":
     """The database that the settings name."""
-    return Store(settings.database_url, Vault(settings.root_bytes()))
+    return Store(settings.database_url, Vault(settings.root_bytes()), connections=settings.sql_connections)
 
 
 class Store:
     """The database; opens nothing until it is first used."""
 
-    def __init__(self, url: str, vault: Vault, clock: Callable[[], float] = time.time):
-        self.engine = open_engine(url)
+    def __init__(self, url: str, vault: Vault, clock: Callable[[], float] = time.time, connections: int = CONNECTIONS):
+        self.engine = open_engine(url, connections)
         self.vault = vault
         self.clock = clock
         self.jobs = Jobs(self)

@@ -7,12 +7,14 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
 from deployments.core import spans
 from deployments.core.config import Settings
 from deployments.core.errors import HeadraceError
+from deployments.core.sql import AWAY
 from deployments.gateway import envelope
 from deployments.gateway.api import (
     admin,
@@ -77,6 +79,8 @@ def build_app(context: Context) -> App:
     app.add_exception_handler(HeadraceError, envelope.on_headrace_error)
     app.add_exception_handler(RequestValidationError, envelope.on_invalid)
     app.add_exception_handler(HTTPException, envelope.on_http)
+    for kind in (*AWAY, DBAPIError):
+        app.add_exception_handler(kind, envelope.on_database)
     app.add_exception_handler(Exception, envelope.on_anything)
     app.add_middleware(Receipt)
     limits = context.settings.gateway

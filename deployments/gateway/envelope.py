@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from deployments.core.errors import HeadraceError, InvalidRequest, Late, NoSuchUrl, TooLarge
+from deployments.core.sql import away
 from deployments.core.types import Failed
 
 _logger = logging.getLogger("headrace.gateway")
@@ -99,6 +100,14 @@ async def on_http(request: Request, error: Exception) -> Response:
     if error.status_code == 408:
         return answer(Late("the body took too long to arrive"))
     return answer(InvalidRequest(str(error.detail)))
+
+
+async def on_database(request: Request, error: Exception) -> Response:
+    """Errors of the database: 503 where it is away, so that the client tries again; else as any other."""
+    if told := away(error):
+        _logger.warning("the database is not available on %s: %s", request.url.path, type(error).__name__)
+        return answer(told)
+    return await on_anything(request, error)
 
 
 async def on_anything(request: Request, error: Exception) -> Response:

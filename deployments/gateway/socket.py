@@ -10,9 +10,11 @@ from typing import Any
 
 import msgspec
 from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from deployments.core.errors import HeadraceError, InvalidRequest, Unsupported
+from deployments.core.sql import AWAY, away
 from deployments.core.telemetry import SOCKET_CLOSES, STREAM_RESUMES
 from deployments.core.types import Principal
 from deployments.gateway import envelope
@@ -171,6 +173,10 @@ class Socket:
             await work
         except HeadraceError as error:
             await self._refuse(error, lane)
+        except (*AWAY, DBAPIError) as error:
+            if not (told := away(error)):
+                raise
+            await self._refuse(told, lane)
         except (WebSocketDisconnect, RuntimeError):
             if self._socket.client_state is WebSocketState.CONNECTED:
                 raise

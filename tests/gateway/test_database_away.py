@@ -1,0 +1,58 @@
+"""A database that is away, or has nothing to spare, is something that a client may try again."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as NoConnection
+
+from deployments.core.sql import CONNECTIONS, away
+from deployments.core.store import Store
+from tests.house import House
+
+
+@contextlib.asynccontextmanager
+async def all_taken(store: Store) -> AsyncIterator[None]:
+    """Hold every connection that a process may have."""
+    async with contextlib.AsyncExitStack() as held:
+        for _ in range(2 * CONNECTIONS):
+            session = await held.enter_async_context(store.session())
+            await session.execute(text("SELECT 1"))
+        yield
+
+
+@pytest.mark.parametrize("path", ["/v1/vector_stores", "/v1/responses/resp_1"])
+async def test_no_connection_to_spare_is_a_503_that_says_when_to_come_back(house: House, path: str) -> None:
+    async with house.http() as http:
+        assert (await http.get("/v1/vector_stores")).status_code == 200  # its key is known from here on
+        async with all_taken(house.context.store):
+            refused = await http.get(path, timeout=20)
+        again = await http.get("/v1/vector_stores")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_unavailable")
+    assert refused.headers["retry-after"] == "1"
+    assert again.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoConnection("no"),
+        OperationalError("", {}, Exception()),
+        ConnectionRefusedError(),
+        asyncpg.TooManyConnectionsError("too many clients"),
+        asyncpg.CannotConnectNowError("starting up"),
+        ProgrammingError("", {}, Exception(), connection_invalidated=True),
+    ],
+)
+def test_what_passes_by_itself_is_told_so(error: Exception) -> None:
+    told: Any = away(error)
+    assert (told.status, told.wire_code, told.retry_after_s) == (503, "database_unavailable", 1)
+
+
+@pytest.mark.parametrize("error", [IntegrityError("", {}, Exception()), ProgrammingError("", {}, Exception()), ValueError()])
+def test_a_fault_of_ours_is_not(error: Exception) -> None:
+    assert away(error) is None
