@@ -31,7 +31,9 @@ async def run(argv: Sequence[str] | None) -> int:
     parser = arguments("python -m loadtest", OWN)
     parser.add_argument("--config", default=LAPTOP, help="of the stack it starts")
     parser.add_argument("--set", action="append", type=pair, default=[], metavar="HEADRACE_X=Y", help="a setting of that stack")
-    parser.add_argument("--fault", action="append", type=pair, default=[], metavar="NAME=P", help="of its simulator: cut=0.05, stall=0.05, error=…")
+    parser.add_argument(
+        "--fault", action="append", type=pair, default=[], metavar="NAME=P", help="of its simulator: cut=0.05, stall=0.05, error=…"
+    )
     options = parsed(parser, argv)
     if options.host != OWN:
         return await loaded(options)

@@ -10,6 +10,9 @@ from locust.contrib.fasthttp import FastHttpSession
 
 from loadtest.streaming import Events, Reading
 
+ERROR_BYTES = 65536
+"""That are read of an error."""
+
 
 @dataclass(slots=True)
 class Reply:
@@ -43,6 +46,7 @@ class Caller:
                 reply.reading.ended = time.monotonic()
                 response.success()
             else:
+                reply.reading.end(time.monotonic(), f"status {reply.status}")
                 response.failure(f"status {reply.status}")
         return reply
 
@@ -71,6 +75,7 @@ class Caller:
         ) as response:
             self._note(reply, response)
             if reply.status != 200:  # 0 is no connection; then there is no stream to read
+                reply.reading.end(time.monotonic(), f"status {reply.status}{_code(response.stream) if reply.status else ''}")
                 response.failure(f"status {reply.status}")
                 return reply
             try:
@@ -94,6 +99,13 @@ class Caller:
         reply.status = response.status_code
         headers = {str(name).lower(): str(value) for name, value in (response.headers or {}).items()}
         reply.request_id = headers.get("x-request-id")
-        if reply.status != 200:
-            reply.retry_after = "retry-after-ms" in headers
-            reply.reading.end(time.monotonic(), f"status {reply.status}")
+        reply.retry_after = reply.status != 200 and "retry-after-ms" in headers
+
+
+def _code(stream: Any) -> str:
+    """The code in the body of an error, behind a space; nothing where there is none."""
+    try:
+        error = orjson.loads(stream.read(ERROR_BYTES))["error"]
+        return f" {error['code'] or error['type']}"
+    except Exception:  # whatever the connection or the body is like, the status has been told
+        return ""

@@ -118,4 +118,6 @@ def write(looks: Sequence[Look], folder: Path) -> None:
     with (folder / "memory.csv").open("w", newline="") as out:
         rows = csv.writer(out)
         rows.writerow(["second", "process", "pid", "mib"])
-        rows.writerows([f"{look.at - looks[0].at:.1f}", each.name, each.pid, f"{each.mib:.2f}"] for look in looks for each in look.processes)
+        rows.writerows(
+            [f"{look.at - looks[0].at:.1f}", each.name, each.pid, f"{each.mib:.2f}"] for look in looks for each in look.processes
+        )

@@ -35,7 +35,9 @@ def page(summary: Mapping[str, Any], verdicts: Sequence[Verdict], bins: Sequence
         _gates(verdicts),
         *charts,
         _table("Percentiles", ["", "p50", "p95", "p99"], [[row, *found.values()] for row, found in summary["percentiles"].items()]),
-        _table("Requests", ["", ""], [[key, summary[key]] for key in ("requests", "judged", "refused", "peak_per_s", "client_cpu_percent")]),
+        _table(
+            "Requests", ["", ""], [[key, summary[key]] for key in ("requests", "judged", "refused", "peak_per_s", "client_cpu_percent")]
+        ),
         _table("What went wrong", ["error", "requests"], list(summary["errors"].items())),
         _table("Memory grown, MiB in 10 minutes", ["process", "MiB"], list(summary["memory_mib_per_10min"].items())),
         _table("Setting", ["", ""], list(summary["setting"].items())),
@@ -59,7 +61,11 @@ def _load(bins: Sequence[Bin]) -> list[str]:
     return [
         chart("Requests a second, by when they were due", seconds, rates),
         chart("Goodput: whole answers a second, by when they ended", seconds, {"good": of["good"], "offered": of["offered"]}),
-        chart("Time to the first token of what was admitted, ms", seconds, {name[5:]: of[name] for name in ("ttft_p50", "ttft_p95", "ttft_p99")}),
+        chart(
+            "Time to the first token of what was admitted, ms",
+            seconds,
+            {name[5:]: of[name] for name in ("ttft_p50", "ttft_p95", "ttft_p99")},
+        ),
     ]
 
 
@@ -68,7 +74,10 @@ def _stack(looks: Sequence[Look], begun: float) -> list[str]:
     if not looks:
         return []
     replicas = {stage: [float(look.replicas[stage]) for look in looks] for stage in stages(looks)}
-    return [chart("Replicas by stage", seconds, replicas, steps=True), chart("Memory of the stack, MiB", seconds, {"RSS": [look.mib for look in looks]})]
+    return [
+        chart("Replicas by stage", seconds, replicas, steps=True),
+        chart("Memory of the stack, MiB", seconds, {"RSS": [look.mib for look in looks]}),
+    ]
 
 
 def _gates(verdicts: Sequence[Verdict]) -> str:

@@ -40,7 +40,13 @@ def arguments(prog: str, host: str | None) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("scenario", choices=names(), metavar="SCENARIO", help="one of those below")
     add("--host", default=host, required=host is None, help="of a service that runs, for example http://127.0.0.1:8000")
-    add("--key-file", action="append", type=Path, default=[], help=f"a file with an API key, {DEMO_KEY} if there is one; several are several tenants")
+    add(
+        "--key-file",
+        action="append",
+        type=Path,
+        default=[],
+        help=f"a file with an API key, {DEMO_KEY} if there is one; several are several tenants",
+    )
     add("--out", type=Path, default=Path("reports"))
     add("--data", type=Path, default=None, help="the folder of public data sets, for `trace`")
     add("--model", default="", help="instead of the scenario's")

@@ -184,5 +184,11 @@ def scaled(scenario: Scenario, load_factor: float, time_factor: float) -> Scenar
         update={"seconds": scenario.peak.seconds * time_factor, "warm_s": scenario.peak.warm_s * time_factor}
     )
     turns = max(round(scenario.turns * min(time_factor, 1)), 1)
-    update = {"stages": stages, "peak": peak, "turns": turns, "warm_up_s": scenario.warm_up_s * time_factor}
+    update = {
+        "stages": stages,
+        "peak": peak,
+        "turns": turns,
+        "pace_s": scenario.pace_s * time_factor,
+        "warm_up_s": scenario.warm_up_s * time_factor,
+    }
     return scenario.model_copy(update=update)

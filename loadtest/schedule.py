@@ -76,4 +76,3 @@ def arrivals(scenario: Scenario, peak: float, data: Path | None) -> Iterator[Arr
 def offered(scenario: Scenario, peak: float) -> list[float]:
     """Return the requests a second that each stage is meant to bring."""
     return [stage.per_s or stage.times_peak * peak for stage in scenario.stages]
-

@@ -89,7 +89,7 @@ class WebSocket:
             socket = self._open()
             socket.send(orjson.dumps(frame).decode())
             while not told.over:
-                told.read(socket.recv(), time.monotonic())
+                told.read(_bytes(socket.recv()), time.monotonic())
                 if leave_after is not None and told.tokens >= leave_after:
                     self.close()
                     break
@@ -107,6 +107,10 @@ class WebSocket:
             headers = {"authorization": self._bearer}
             self._socket = websocket.create_connection(self._url, SILENCE_S, header=headers, suppress_origin=True)
         return self._socket
+
+
+def _bytes(frame: str | bytes) -> bytes:
+    return frame.encode() if isinstance(frame, str) else frame
 
 
 class Session(Loaded):

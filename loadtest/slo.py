@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from loadtest.figures import jain, percentile
 from loadtest.journal import Row
-from loadtest.scenario import Bounds, Gates, Peak, Scenario
+from loadtest.scenario import Bounds, Peak, Scenario
 from loadtest.schedule import offered
 
 REFUSED = (429, 503)
@@ -59,7 +59,11 @@ def judge(rows: Sequence[Row], scenario: Scenario, beside: Beside) -> list[Verdi
         *_bounded("ttft_ms", gates.ttft_ms, [row.ttft_ms for row in answers if row.ttft_ms is not None]),
         *_bounded("itl_ms", gates.itl_ms, [gap for row in answers for gap in row.itl_ms]),
         *_bounded("e2e_ms", gates.e2e_ms, [row.e2e_ms for row in answers]),
-        *(each for kind, bounds in gates.kind_ms.items() for each in _bounded(kind, bounds, [row.e2e_ms for row in good if row.kind == kind])),
+        *(
+            each
+            for kind, bounds in gates.kind_ms.items()
+            for each in _bounded(kind, bounds, [row.e2e_ms for row in good if row.kind == kind])
+        ),
         *_bounded("lag_ms", gates.lag_ms, [1000 * max(row.t_start - row.t_scheduled, 0.0) for row in counted]),
         _at_least("success_ratio", gates.success_ratio, len(good) / len(admitted) if admitted else None),
         _at_most("refused_ratio", gates.refused_ratio, len(refused) / len(counted) if counted else None),

@@ -90,7 +90,7 @@ class Loaded(FastHttpUser):
             silent=reading.silent,
             lost_events=told.lost if told else 0,
             repeated_events=told.again if told else 0,
-            **{"tenant": 0, "turn": 0} | known,
+            **known,
         )
         self._journal.append(row)
 
@@ -157,7 +157,7 @@ class Arrivals(Loaded):
             "upload": self._upload,
         }
         reply = asks[arrival.kind](self.caller(tenant), arrival, number, due)
-        known = {"tenant": tenant, "stage": arrival.stage, "kind": arrival.kind, "tokens": arrival.tokens}
+        known = {"tenant": tenant, "turn": 0, "stage": arrival.stage, "kind": arrival.kind, "tokens": arrival.tokens}
         self.record(reply, due_wall, lag_s, **known)
         return reply
 
@@ -199,7 +199,9 @@ class Arrivals(Loaded):
         if tenant not in self._stores:
             found = caller.plain("GET", "/v1/vector_stores", "stores", time.monotonic())
             stores = (found.body or {}).get("data") or []
-            made = stores[0] if stores else caller.plain("POST", "/v1/vector_stores", "store", time.monotonic(), {"name": "load"}).body or {}
+            made = (
+                stores[0] if stores else caller.plain("POST", "/v1/vector_stores", "store", time.monotonic(), {"name": "load"}).body or {}
+            )
             if "id" not in made:
                 return "none"
             self._stores[tenant] = made["id"]
