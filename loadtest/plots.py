@@ -13,7 +13,10 @@ Series = Mapping[str, Sequence[float | None]]
 
 
 def chart(title: str, places: Sequence[float], series: Series, steps: bool = False) -> str:
-    """Return a chart of some series over the same places; a line is broken where a value is None."""
+    """Return a chart of some series over the same places; a line is broken where a value is None.
+
+    With `steps` a value holds until the next, and lines that would lie on one another are drawn side by side.
+    """
     known = [value for values in series.values() for value in values if value is not None]
     if not known or not places:
         return f"<figure><figcaption>{escape(title)}: nothing measured</figcaption></figure>"
@@ -34,7 +37,8 @@ def chart(title: str, places: Sequence[float], series: Series, steps: bool = Fal
     for index, (name, values) in enumerate(series.items()):
         colour = COLOURS[index % len(COLOURS)]
         path = _path([None if value is None else point(place, value) for place, value in zip(places, values, strict=True)], steps)
-        parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+        beside = f' transform="translate(0 {-2 * index})"' if steps else ""
+        parts.append(f'<path d="{path}"{beside} fill="none" stroke="{colour}" stroke-width="1.5"/>')
         y = TOP + 14 * index + 6
         parts.append(f'<text x="{WIDTH - RIGHT + 10}" y="{y}" fill="{colour}">{escape(name)}</text>')
     return f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'

@@ -53,7 +53,7 @@ def arguments(prog: str, host: str | None) -> argparse.ArgumentParser:
     add("--simulator", default="", help="URL of the simulator behind the service, to look for orphaned answers")
     add("--upstream-tokens", type=int, default=0, help="how long the simulator's answers are, to find those that end too early")
     add("--load-factor", type=float, default=1.0, help="0.5 asks half as much, or holds half as many sessions")
-    add("--time-factor", type=float, default=1.0, help="0.1 makes every stage ten times shorter, and sessions have a tenth of the turns")
+    add("--time-factor", type=float, default=1.0, help="0.1 makes every stage and every pause of a session ten times shorter")
     return parser
 
 

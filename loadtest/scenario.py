@@ -135,7 +135,9 @@ class Scenario(Strict):
     reconnects: float = Field(default=0, ge=0, le=1)
     """Session: the part of the turns whose connection is cut within the answer, which is then gone on with over another one."""
     warm_up_s: float = 0.0
-    """Requests begun this early are reported but not judged."""
+    """Times and ratios are judged of requests begun later; counts of what must not happen, of all."""
+    over_s: float = Field(default=60, gt=0)
+    """Arrivals: what is under way when the last request has been sent has this long to end."""
     seed: int = 7
     upstream: Pace = Pace()
     stack: dict[str, str] = {}
@@ -168,7 +170,7 @@ def load(name: str) -> Scenario:
 
 
 def scaled(scenario: Scenario, load_factor: float, time_factor: float) -> Scenario:
-    """Return a scenario of more or less load, or of shorter or longer stages; never fewer than one session."""
+    """Return a scenario of more or less load, or of shorter or longer stages and pauses; never fewer than one session."""
     stages = tuple(
         stage.model_copy(
             update={
@@ -183,12 +185,11 @@ def scaled(scenario: Scenario, load_factor: float, time_factor: float) -> Scenar
     peak = scenario.peak and scenario.peak.model_copy(
         update={"seconds": scenario.peak.seconds * time_factor, "warm_s": scenario.peak.warm_s * time_factor}
     )
-    turns = max(round(scenario.turns * min(time_factor, 1)), 1)
     update = {
         "stages": stages,
         "peak": peak,
-        "turns": turns,
         "pace_s": scenario.pace_s * time_factor,
         "warm_up_s": scenario.warm_up_s * time_factor,
+        "over_s": scenario.over_s * time_factor,
     }
     return scenario.model_copy(update=update)

@@ -4,7 +4,7 @@ from locust import LoadTestShape, User
 
 from loadtest.scenario import load, scaled
 from loadtest.sessions import Session
-from loadtest.users import OVER_S, SEARCHABLE_S, Arrivals
+from loadtest.users import SEARCHABLE_S, Arrivals
 
 FASTEST = 100.0
 """Users a second: locust advises against more."""
@@ -23,7 +23,7 @@ class Stages(LoadTestShape):
         scenario = scaled(load(options.scenario), options.load_factor, options.time_factor)
         last_s = sum(stage.seconds for stage in scenario.stages)
         if scenario.user == "Arrivals":
-            last_s += OVER_S + SEARCHABLE_S + (scenario.peak.seconds if scenario.peak else 0)
+            last_s += scenario.over_s + SEARCHABLE_S + (scenario.peak.seconds if scenario.peak else 0)
         if (self.begun and not self.runner.user_count) or self.get_run_time() > last_s:
             return None
         self.begun = self.begun or bool(self.runner.user_count)

@@ -48,11 +48,14 @@ def judged(rows: Sequence[Row], warm_up_s: float) -> list[Row]:
 
 
 def judge(rows: Sequence[Row], scenario: Scenario, beside: Beside) -> list[Verdict]:
-    """Return the verdict on every gate; a run without rows meets none of those that need one."""
+    """Return the verdict on every gate; a run without rows meets none of those that need one.
+
+    Times and ratios are those of the load after the warm-up; what must not happen counts whenever it happened.
+    """
     gates, peak = scenario.gates, measured(rows, scenario.peak)
     counted = judged(rows, scenario.warm_up_s)
     admitted = [row for row in counted if row.status not in REFUSED]
-    refused = [row for row in counted if row.status in REFUSED]
+    refused = [row for row in rows if row.status in REFUSED]
     good = [row for row in admitted if row.error_code is None]
     answers = [row for row in good if row.kind in ANSWERS]
     verdicts = [
@@ -66,16 +69,19 @@ def judge(rows: Sequence[Row], scenario: Scenario, beside: Beside) -> list[Verdi
         ),
         *_bounded("lag_ms", gates.lag_ms, [1000 * max(row.t_start - row.t_scheduled, 0.0) for row in counted]),
         _at_least("success_ratio", gates.success_ratio, len(good) / len(admitted) if admitted else None),
-        _at_most("refused_ratio", gates.refused_ratio, len(refused) / len(counted) if counted else None),
-        _at_most("silent_failures", gates.silent_failures, sum(row.silent for row in counted)),
-        _at_most("sequence_gaps", gates.sequence_gaps, sum(row.missing for row in good)),
-        _at_most("duplicated_text", gates.duplicated_text, sum(row.repeated for row in good)),
-        _at_most("lost_events", gates.lost_events, sum(row.lost_events for row in counted)),
-        _at_most("unexpected_5xx", gates.unexpected_5xx, sum(row.status >= 500 for row in admitted)),
+        _at_most("refused_ratio", gates.refused_ratio, 1 - len(admitted) / len(counted) if counted else None),
+        _at_most("silent_failures", gates.silent_failures, sum(row.silent for row in rows)),
+        _at_most("sequence_gaps", gates.sequence_gaps, sum(row.missing for row in rows)),
+        _at_most("duplicated_text", gates.duplicated_text, sum(row.repeated for row in rows)),
+        _at_most("lost_events", gates.lost_events, sum(row.lost_events for row in rows)),
+        _at_most("unexpected_5xx", gates.unexpected_5xx, sum(row.status >= 500 and row.status not in REFUSED for row in rows)),
         _at_most("refusals_without_retry_after", gates.refusals_without_retry_after, sum(not row.retry_after for row in refused)),
     ]
     optional = {
-        "unfinished": (gates.unfinished, sum(row.error_code is not None for row in admitted)),
+        "unfinished": (
+            gates.unfinished,
+            sum(row.error_code is not None and row.status not in REFUSED for row in rows) + _unheld(rows, scenario),
+        ),
         "orphans": (gates.orphans if beside.orphans is not None else None, beside.orphans),
         "last_turn": (gates.last_turn, _last_turn(answers)),
         "ttft_of_peak p99": (gates.ttft_of_peak, _of_peak(answers, rows)),
@@ -109,6 +115,12 @@ def goodput(rows: Sequence[Row], scenario: Scenario, peak: float) -> float | Non
     good = [row for row in rows if row.stage == busiest and row.error_code is None and _timely(row, limit)]
     asked = sum(row.stage == busiest for row in rows) / scenario.stages[busiest].seconds
     return len(good) / scenario.stages[busiest].seconds / min(peak, asked) if asked else None
+
+
+def _unheld(rows: Sequence[Row], scenario: Scenario) -> int:
+    """Turns of sessions that were never held."""
+    wanted = scenario.stages[0].sessions * scenario.turns if scenario.user == "Session" else 0
+    return max(wanted - len(rows), 0)
 
 
 def _timely(row: Row, limit_ms: float | None) -> bool:

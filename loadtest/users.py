@@ -24,14 +24,14 @@ from loadtest.streaming import Reading, order
 MOST_OPEN = 2000
 """Requests under way at once; more arrive late, and the gate of `lag_ms` tells."""
 
-OVER_S = 60.0
-"""What is under way when the last request has been sent has this long to end."""
-
 SEARCHABLE_S = 60.0
 """An upload that is not ingested after this long has failed."""
 
 LOOK_S = 0.1
 """Between two looks at an upload."""
+
+AGAIN_S = 0.5
+"""Before one of those who measure the peak asks again, where it was refused."""
 
 PEAK = -1
 """The stage of requests with which the peak is measured."""
@@ -119,13 +119,18 @@ class Arrivals(Loaded):
         """Measure the peak where the scenario wants it, then send everything that is due, and end."""
         self._stores: dict[int, str] = {}
         self._asked = count()
+        self._open: dict[int, tuple[Arrival, float, float]] = {}
         peak = self._peak()
         under_way, begun, wall = Pool(MOST_OPEN), time.monotonic(), time.time()
         for arrival in arrivals(self.scenario, peak, self.data):
             due = begun + arrival.due_s
             gevent.sleep(max(due - time.monotonic(), 0))
             under_way.spawn(self._ask, arrival, due, wall + arrival.due_s)
-        under_way.join(OVER_S)
+        under_way.join(self.scenario.over_s)
+        for arrival, due, due_wall in self._open.values():  # they must not be missing from the figures
+            reply = Reply(Reading(due))
+            reply.reading.fail("never ended", time.monotonic())
+            self._note(reply, arrival, 0, due_wall, 0.0)
         raise StopUser
 
     def _peak(self) -> float:
@@ -142,13 +147,17 @@ class Arrivals(Loaded):
                 reply = self._ask(Arrival(now - begun, PEAK, kind), now, wall + now - begun)
                 if reply.reading.error is None:
                     ended.append(time.monotonic() - begun)
+                else:
+                    gevent.sleep(AGAIN_S)
 
-        gevent.joinall([gevent.spawn(again) for _ in range(wanted.at_once)])
+        callers = [gevent.spawn(again) for _ in range(wanted.at_once)]
+        gevent.joinall(callers, timeout=wanted.seconds + self.scenario.over_s)
+        gevent.killall(callers)
         return sum(wanted.warm_s <= end < wanted.seconds for end in ended) / (wanted.seconds - wanted.warm_s)
 
     def _ask(self, arrival: Arrival, due: float, due_wall: float) -> Reply:
         lag_s, number = time.monotonic() - due, next(self._asked)
-        tenant = number % len(self.keys)
+        self._open[number] = arrival, due, due_wall
         asks: dict[str, Callable[[Caller, Arrival, int, float], Reply]] = {
             "chat": self._chat,
             "responses": self._responses,
@@ -156,10 +165,14 @@ class Arrivals(Loaded):
             "embeddings": self._embeddings,
             "upload": self._upload,
         }
-        reply = asks[arrival.kind](self.caller(tenant), arrival, number, due)
-        known = {"tenant": tenant, "turn": 0, "stage": arrival.stage, "kind": arrival.kind, "tokens": arrival.tokens}
-        self.record(reply, due_wall, lag_s, **known)
+        reply = asks[arrival.kind](self.caller(number % len(self.keys)), arrival, number, due)
+        del self._open[number]
+        self._note(reply, arrival, number, due_wall, lag_s)
         return reply
+
+    def _note(self, reply: Reply, arrival: Arrival, number: int, due_wall: float, lag_s: float) -> None:
+        known = {"turn": 0, "stage": arrival.stage, "kind": arrival.kind, "tokens": arrival.tokens}
+        self.record(reply, due_wall, lag_s, tenant=number % len(self.keys), **known)
 
     def _chat(self, caller: Caller, arrival: Arrival, number: int, due: float) -> Reply:
         messages = [{"role": "user", "content": padded(question(number), arrival.prompt_tokens)}]
@@ -199,10 +212,9 @@ class Arrivals(Loaded):
         if tenant not in self._stores:
             found = caller.plain("GET", "/v1/vector_stores", "stores", time.monotonic())
             stores = (found.body or {}).get("data") or []
-            made = (
-                stores[0] if stores else caller.plain("POST", "/v1/vector_stores", "store", time.monotonic(), {"name": "load"}).body or {}
-            )
-            if "id" not in made:
-                return "none"
-            self._stores[tenant] = made["id"]
+            if not stores:
+                stores = [caller.plain("POST", "/v1/vector_stores", "store", time.monotonic(), {"name": "load"}).body]
+            if not stores[0]:
+                return "none"  # what is asked of it fails, and is told
+            self._stores[tenant] = stores[0]["id"]
         return self._stores[tenant]

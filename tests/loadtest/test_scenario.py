@@ -64,7 +64,7 @@ def test_a_scenario_can_be_made_smaller() -> None:
     assert whole.peak
     assert small.peak == Peak(at_once=whole.peak.at_once, seconds=whole.peak.seconds / 2, warm_s=whole.peak.warm_s / 2)
     held = scaled(load("long_session"), 0.001, 0.1)
-    assert (held.stages[0].sessions, held.turns) == (1, 5)
+    assert (held.stages[0].sessions, held.turns, held.pace_s) == (1, 50, pytest.approx(load("long_session").pace_s / 10))
 
 
 def test_the_gates_of_the_burst_are_those_that_were_promised() -> None:

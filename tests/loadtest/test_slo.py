@@ -111,6 +111,12 @@ def test_an_answer_that_breaks_off_is_unfinished_and_one_that_only_seems_whole_i
     assert found(Gates(), rows, "silent_failures") == Verdict("silent_failures", 0, 1, False)
 
 
+def test_a_turn_that_was_never_held_is_unfinished() -> None:
+    held = Scenario(about="", user="Session", turns=5, stages=(Stage(seconds=9, sessions=2),), gates=Gates())
+    verdict = {each.gate: each for each in judge([GOOD] * 8, held, Beside())}["unfinished"]
+    assert verdict == Verdict("unfinished", 0, 2, False)
+
+
 def test_refusals_are_not_unfinished() -> None:
     rows = [GOOD, replace(GOOD, status=429, error_code="status 429", retry_after=True)]
     assert found(Gates(), rows, "unfinished").met
