@@ -35,6 +35,7 @@ def options(parser: ArgumentParser) -> None:
     add("--upstream-tokens", type=int, default=0, help="how long an answer is, where that is known")
     add("--load-factor", type=float, default=1.0)
     add("--time-factor", type=float, default=1.0)
+    add("--turns", type=int, default=0)
 
 
 @events.init.add_listener

@@ -53,6 +53,7 @@ def arguments(prog: str, host: str | None) -> argparse.ArgumentParser:
     add("--simulator", default="", help="URL of the simulator behind the service, to look for orphaned answers")
     add("--upstream-tokens", type=int, default=0, help="how long the simulator's answers are, to find those that end too early")
     add("--load-factor", type=float, default=1.0, help="0.5 asks half as much, or holds half as many sessions")
+    add("--turns", type=int, default=0, help="of each session, instead of the scenario's")
     add("--time-factor", type=float, default=1.0, help="0.1 makes every stage and every pause of a session ten times shorter")
     return parser
 
@@ -84,6 +85,7 @@ def command(options: argparse.Namespace) -> list[str]:
         "--upstream-tokens": options.upstream_tokens,
         "--load-factor": options.load_factor,
         "--time-factor": options.time_factor,
+        "--turns": options.turns,
     }
     locustfile = Path(__file__).parent / "locustfile.py"
     words = [sys.executable, "-m", "locust", "-f", str(locustfile), "--headless", "--only-summary", "--csv-full-history"]
@@ -109,7 +111,7 @@ async def loaded(options: argparse.Namespace, looks: Sequence[Look] = ()) -> int
 
 
 def _scenario(options: argparse.Namespace) -> Scenario:
-    return scaled(load(options.scenario), options.load_factor, options.time_factor)
+    return scaled(load(options.scenario), options.load_factor, options.time_factor, options.turns)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

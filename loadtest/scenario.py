@@ -169,8 +169,9 @@ def load(name: str) -> Scenario:
     return Scenario.model_validate(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()))
 
 
-def scaled(scenario: Scenario, load_factor: float, time_factor: float) -> Scenario:
-    """Return a scenario of more or less load, or of shorter or longer stages and pauses; never fewer than one session."""
+def scaled(scenario: Scenario, load_factor: float, time_factor: float, turns: int = 0) -> Scenario:
+    """Return a scenario of more or less load, or of shorter or longer stages and pauses, and with other `turns` of
+    sessions where these are not 0; never fewer than one session."""
     stages = tuple(
         stage.model_copy(
             update={
@@ -188,6 +189,7 @@ def scaled(scenario: Scenario, load_factor: float, time_factor: float) -> Scenar
     update = {
         "stages": stages,
         "peak": peak,
+        "turns": turns or scenario.turns,
         "pace_s": scenario.pace_s * time_factor,
         "warm_up_s": scenario.warm_up_s * time_factor,
         "over_s": scenario.over_s * time_factor,

@@ -24,6 +24,9 @@ SILENCE_S = 60.0
 AGAIN_S = 0.2
 """Before another connection is tried, times the number of those that were lost."""
 
+LOST = (websocket.WebSocketException, OSError)
+"""How a connection breaks."""
+
 
 class Wire(Protocol):
     """How a session talks: one connection at a time."""
@@ -69,14 +72,19 @@ class WebSocket:
         self._socket: websocket.WebSocket | None = None
 
     def ask(self, body: dict[str, object], told: Following, leave_after: int | None) -> Reply:
-        """Send `response.create`, for an answer that outlives its connection."""
+        """Send `response.create`, for an answer that outlives its connection; over another socket where this one was closed meanwhile."""
         frame = body | {"type": "response.create", "headrace": {"on_disconnect": "continue"}}
-        return self._exchange(frame, told, leave_after)
+        try:
+            return self._exchange(frame, told, leave_after)
+        except LOST as error:
+            used = self._socket is not None
+            self.close()
+            return self._lost(told, error) if told.id or not used else self._again(frame, told, leave_after)
 
     def again(self, told: Following) -> Reply:
         """Attach."""
         frame = {"type": "headrace:response.attach", "response_id": told.id, "starting_after": told.number}
-        return self._exchange(frame, told, None)
+        return self._again(frame, told, None)
 
     def close(self) -> None:
         """Drop the connection without a word, as a network does."""
@@ -84,22 +92,32 @@ class WebSocket:
             self._socket.shutdown()
         self._socket = None
 
+    def _again(self, frame: dict[str, Any], told: Following, leave_after: int | None) -> Reply:
+        try:
+            return self._exchange(frame, told, leave_after)
+        except LOST as error:
+            self.close()
+            return self._lost(told, error)
+
+    def _lost(self, told: Following, error: Exception) -> Reply:
+        told.end(time.monotonic(), type(error).__name__)
+        return Reply(told, told.status if told.id else 0)
+
     def _exchange(self, frame: dict[str, Any], told: Following, leave_after: int | None) -> Reply:
         try:
             socket = self._open()
-            socket.send(orjson.dumps(frame).decode())
-            while not told.over:
-                told.read(_bytes(socket.recv()), time.monotonic())
-                if leave_after is not None and told.tokens >= leave_after:
-                    self.close()
-                    break
         except websocket.WebSocketBadStatusException as error:
             told.fail(f"status {error.status_code}", time.monotonic())
             return Reply(told, error.status_code, retry_after="retry-after-ms" in (error.resp_headers or {}))
-        except (websocket.WebSocketException, OSError) as error:
-            self.close()
-            told.end(time.monotonic(), type(error).__name__)
-            return Reply(told, told.status if told.id else 0)
+        socket.send(orjson.dumps(frame).decode())
+        while not told.over:
+            event = socket.recv()
+            if not event:
+                raise websocket.WebSocketConnectionClosedException("closed by the service")
+            told.read(event.encode() if isinstance(event, str) else event, time.monotonic())
+            if leave_after is not None and told.tokens >= leave_after:
+                self.close()
+                break
         return Reply(told, told.status, retry_after=told.retry_after)
 
     def _open(self) -> websocket.WebSocket:
@@ -107,10 +125,6 @@ class WebSocket:
             headers = {"authorization": self._bearer}
             self._socket = websocket.create_connection(self._url, SILENCE_S, header=headers, suppress_origin=True)
         return self._socket
-
-
-def _bytes(frame: str | bytes) -> bytes:
-    return frame.encode() if isinstance(frame, str) else frame
 
 
 class Session(Loaded):

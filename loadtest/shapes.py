@@ -20,7 +20,7 @@ class Stages(LoadTestShape):
         if self.runner is None or self.runner.environment.parsed_options is None:
             return None
         options = self.runner.environment.parsed_options
-        scenario = scaled(load(options.scenario), options.load_factor, options.time_factor)
+        scenario = scaled(load(options.scenario), options.load_factor, options.time_factor, options.turns)
         last_s = sum(stage.seconds for stage in scenario.stages)
         if scenario.user == "Arrivals":
             last_s += scenario.over_s + SEARCHABLE_S + (scenario.peak.seconds if scenario.peak else 0)

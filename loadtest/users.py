@@ -53,7 +53,7 @@ class Loaded(FastHttpUser):
             raise RuntimeError("these users are run from the locust command line")
         self.number = next(Loaded.numbers)
         self.name: str = options.scenario
-        self.scenario = scaled(load(options.scenario), options.load_factor, options.time_factor)
+        self.scenario = scaled(load(options.scenario), options.load_factor, options.time_factor, options.turns)
         self.data = Path(options.data) if options.data else None
         self.model: str = options.model or self.scenario.model
         self.expected: int | None = options.upstream_tokens or None

@@ -99,3 +99,10 @@ def test_an_answer_as_long_as_it_may_be_is_whole() -> None:
 def test_a_refusal_over_a_socket_has_its_status_and_whether_to_come_back() -> None:
     told = read([b'{"type": "error", "status": 503, "code": "overloaded", "error": {"retry_after_ms": 900}}'])
     assert (told.status, told.retry_after, told.error, told.over) == (503, True, "overloaded", True)
+
+
+def test_a_socket_that_is_too_old_ends_no_answer() -> None:
+    told = read(
+        [b'{"type": "error", "status": 400, "code": "websocket_connection_limit_reached"}', *answer(2)], Following(0.0, resumable=True)
+    )
+    assert told.proper

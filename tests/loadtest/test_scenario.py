@@ -63,6 +63,7 @@ def test_a_scenario_can_be_made_smaller() -> None:
     assert [(stage.seconds, stage.per_s) for stage in small.stages] == [(stage.seconds / 2, stage.per_s / 10) for stage in whole.stages]
     assert whole.peak
     assert small.peak == Peak(at_once=whole.peak.at_once, seconds=whole.peak.seconds / 2, warm_s=whole.peak.warm_s / 2)
+    assert scaled(load("long_session"), 1, 1, turns=3).turns == 3
     held = scaled(load("long_session"), 0.001, 0.1)
     assert (held.stages[0].sessions, held.turns, held.pace_s) == (1, 50, pytest.approx(load("long_session").pace_s / 10))
 
