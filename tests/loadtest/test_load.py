@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import Narrator
+from tests.fakes import Narrator, Served
 from tests.house import House
 from tests.loadtest.conftest import TOKENS, Simulator
 
@@ -115,3 +115,26 @@ def test_an_event_that_is_lost_between_two_connections_fails_the_run(tmp_path: P
         done = sessions(url, tmp_path)
     assert done.returncode == 1
     assert {"lost_events", "sequence_gaps"} <= missed(tmp_path, "long_session")
+
+
+def test_pages_are_uploaded_and_searched_for(tmp_path: Path) -> None:
+    (tmp_path / "served").mkdir()
+    with Served(tmp_path / "served").running() as served:
+        (tmp_path / "a.key").write_text(served.key)
+        done = run("ingest", served.url, tmp_path, "--time-factor", "0.05", "--key-file", str(tmp_path / "a.key"))
+    assert done.returncode in (0, 1), done.stderr
+    assert missed(tmp_path, "ingest") == set()
+    found = rows(tmp_path, "ingest")
+    assert {row["kind"] for row in found} == {"upload", "search"}
+    assert {row["error_code"] for row in found} == {None}
+
+
+def test_a_trace_is_asked_as_it_was_recorded(simulator: Simulator, tmp_path: Path) -> None:
+    (tmp_path / "trace_azure2023").mkdir()
+    lines = [f"2023-11-16 18:15:{at:02d}.0000000,{40 * at + 40},{4 * at + 4}" for at in range(5)]
+    trace = tmp_path / "trace_azure2023" / "AzureLLMInferenceTrace_conv.csv"
+    trace.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *lines]))
+    run("trace", f"http://127.0.0.1:{simulator.port}", tmp_path, "--time-factor", "0.03", "--data", str(tmp_path))
+    found = sorted(rows(tmp_path, "trace"), key=lambda row: row["t_scheduled"])
+    assert [row["tokens"] for row in found] == [1, 2, 3, 4, 5]
+    assert [round(row["t_scheduled"] - found[0]["t_scheduled"], 3) for row in found] == [0, 1, 2, 3, 4]
