@@ -36,8 +36,8 @@ check: $(VENV)/.dev ## Format, lint, types, import rules, house rules
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_house.py
 
-load: $(VENV)/.runtime ## Put load on a stack of its own: SCENARIO=burst or long_session
-	$(BIN)/python -m loadtest "$(SCENARIO)"
+load: $(VENV)/.runtime ## Put load on a stack of its own, or on HOST=URL: SCENARIO=burst (docs/load.md has the others)
+	$(BIN)/python -m loadtest $(if $(HOST),--host "$(HOST)") $(if $(DATA),--data "$(DATA)") "$(SCENARIO)"
 
 bench: $(VENV)/.runtime ## Measure against the simulator, bare Serve apps beside
 	$(BIN)/python -m loadtest.bench

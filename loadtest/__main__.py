@@ -1,5 +1,6 @@
 """`python -m loadtest SCENARIO` starts a simulator and headrace in front of it, and puts the scenario's load on them."""
 
+import argparse
 import asyncio
 import sys
 import tempfile
@@ -10,10 +11,18 @@ from loadtest.bench.headrace import LAPTOP, Headrace
 from loadtest.bench.processes import obey_sigterm
 from loadtest.bench.upstream import Pace, simulated
 from loadtest.replicas import story, watched
-from loadtest.run import arguments, command
+from loadtest.run import arguments, loaded, parsed
 from loadtest.scenario import load
 
 OWN = "a stack of its own"
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Return the two sides of NAME=VALUE; ArgumentTypeError where there are no two."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
 
 
 async def run(argv: Sequence[str] | None) -> int:
@@ -21,41 +30,33 @@ async def run(argv: Sequence[str] | None) -> int:
     obey_sigterm()
     parser = arguments("python -m loadtest", OWN)
     parser.add_argument("--config", default=LAPTOP, help="of the stack it starts")
-    options = parser.parse_args(argv)
-    (options.out / options.scenario).mkdir(parents=True, exist_ok=True)
+    parser.add_argument("--set", action="append", type=pair, default=[], metavar="HEADRACE_X=Y", help="a setting of that stack")
+    parser.add_argument(
+        "--fault", action="append", type=pair, default=[], metavar="NAME=P", help="of its simulator: cut=0.05, stall=0.05, error=…"
+    )
+    options = parsed(parser, argv)
     if options.host != OWN:
-        return await _locust(command(options))
+        return await loaded(options)
     scenario = load(options.scenario)
     pace = scenario.upstream
-    async with simulated(Pace(pace.ttft_ms, pace.itl_ms, pace.tokens)) as upstream:
+    more: dict[str, float] = {"slots": pace.slots} if pace.slots else {}
+    more |= {name: float(value) for name, value in options.fault}
+    async with simulated(Pace(pace.ttft_ms, pace.itl_ms, pace.tokens), more=more) as upstream:
         sys.stderr.write("starting headrace in front of a simulator\n")
         with tempfile.TemporaryDirectory(prefix="hd-", ignore_cleanup_errors=True) as folder:
             data = Path(folder)
-            async with Headrace(data, options.config, settings=scenario.stack).running(upstream.url) as endpoint:
+            settings = {**scenario.stack, **dict(options.set)}
+            async with Headrace(data, options.config, settings=settings).running(upstream.url) as endpoint:
                 options.host = endpoint.url.removesuffix("/v1")
                 options.simulator = upstream.url.removesuffix("/v1")
+                options.upstream_tokens = pace.tokens
                 options.key_file = [data / "demo.key"]
-                return await _watched(command(options), endpoint.pid, options.out / options.scenario / "replicas.csv")
-
-
-async def _watched(words: list[str], root: int | None, file: Path) -> int:
-    """Run locust, and tell how the stages scaled meanwhile."""
-    if root is None:
-        return await _locust(words)
-    async with watched(root, file) as looks:
-        code = await _locust(words)
+                if endpoint.pid is None:
+                    return await loaded(options)
+                async with watched(endpoint.pid) as looks:
+                    code = await loaded(options, looks)
     sys.stdout.write("".join(f"{line}\n" for line in story(looks) or ["no stage scaled"]))
     return code
-
-
-async def _locust(words: list[str]) -> int:
-    process = await asyncio.create_subprocess_exec(*words)
-    try:
-        return await process.wait()
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

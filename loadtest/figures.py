@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import median
 
 
@@ -34,3 +35,12 @@ class Spread:
     def of(cls, values: Sequence[float]) -> "Spread":
         """Return the median of some runs and their extremes."""
         return cls(median(values), min(values), max(values))
+
+
+def slope(places: Sequence[float], values: Sequence[float]) -> float | None:
+    """Return the Theil-Sen slope of some points, the median of the slopes of all pairs; None where there is no pair.
+
+    A few points far off, such as a cache that is filled in one step, move it little (Sen 1968).
+    """
+    pairs = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(zip(places, values, strict=True), 2) if a[0] != b[0]]
+    return median(pairs) if pairs else None

@@ -31,8 +31,18 @@ class Row:
     missing: int
     """Words of the simulator's numbered text that never came, or came out of order."""
     repeated: int
-    retries: int = 0
-    resumed: bool = False
+    stage: int = 0
+    """Of the scenario; -1 while the peak was measured."""
+    kind: str = "chat"
+    transport: str = "sse"
+    silent: bool = False
+    """It ended without its last event and without an error that says so."""
+    resumes: int = 0
+    resume_ms: float | None = None
+    """From the cut to the first event over the next connection, the last time."""
+    lost_events: int = 0
+    """Numbers missing in the sequence of its events, over all connections."""
+    repeated_events: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,8 @@ class Reading:
     done: bool = False
     """`[DONE]` was read."""
     error: str | None = None
+    silent: bool = False
+    """It ended as if all were well, without having come to its end."""
     usage: dict[str, Any] | None = None
     gaps: list[float] = field(default_factory=list[float])
     pieces: list[str] = field(default_factory=list[str])
@@ -66,30 +68,33 @@ class Reading:
         try:
             event = orjson.loads(data)
             if "error" in event:
-                self._fail(str(event["error"].get("code") or event["error"].get("type") or "error"), now)
+                self.fail(str(event["error"].get("code") or event["error"].get("type") or "error"), now)
                 return 0
             self.usage = event.get("usage") or self.usage
             choice = event["choices"][0] if event["choices"] else {}
             self.finish = choice.get("finish_reason") or self.finish
             content = (choice.get("delta") or {}).get("content")
         except (ValueError, KeyError, AttributeError, TypeError):
-            self._fail("malformed event", now)
+            self.fail("malformed event", now)
             return 0
-        return self._text(content, now) if content else 0
+        return self.say(content, now) if content else 0
 
     def end(self, now: float, error: str | None = None) -> None:
         """Note that the body is over, properly or not."""
         if error is not None:
-            self._fail(error, now)
+            self.fail(error, now)
         elif not self.proper:
-            self._fail("ended early" if self.tokens else "no text", now)
+            self.silent = self.error is None
+            self.fail("ended early" if self.tokens else "no text", now)
         self.ended = self.ended or now
 
-    def _fail(self, error: str, now: float) -> None:
+    def fail(self, error: str, now: float) -> None:
+        """Note what went wrong; what came first counts."""
         self.error = self.error or error
         self.ended = self.ended or now
 
-    def _text(self, content: str, now: float) -> int:
+    def say(self, content: str, now: float) -> int:
+        """Take a piece of the text and return how many words it began."""
         begun = len(content.split())
         if begun and self.pieces and not content[0].isspace() and not self.pieces[-1][-1].isspace():
             begun -= 1

@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 import inspect
+import json
 import re
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,12 @@ import numpy as np
 import uvicorn
 from httpx2 import ASGITransport, AsyncClient
 from openai import AsyncOpenAI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route as Place
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from deployments.core.config import Settings
 from deployments.core.filters import holds
@@ -286,6 +293,76 @@ class Served:
         finally:
             self._end.set()
             thread.join()
+
+
+class Narrator:
+    """A tiny Responses API whose answers outlive their connections, over events and WebSockets: `w0 w1 w2 …`.
+
+    `skips` is the number of an event that whoever comes back is never told.
+    """
+
+    def __init__(self, words: int = 20, itl_s: float = 0.01, skips: int | None = None):
+        self._words, self._itl_s, self._skips = words, itl_s, skips
+        self._begun: list[float] = []
+        self.app = Starlette(
+            routes=[
+                Place("/v1/conversations", self._conversation, methods=["POST"]),
+                Place("/v1/responses", self._create, methods=["POST"]),
+                Place("/v1/responses/{name}", self._again, methods=["GET"]),
+                WebSocketRoute("/v1/responses", self._socket),
+            ]
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[str]:
+        """Its URL."""
+        server = uvicorn.Server(uvicorn.Config(self.app, port=0, lifespan="off", ws="websockets-sansio", log_level="warning"))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+        thread.start()
+        deadline = time.monotonic() + 10
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+    async def _events(self, name: int, after: int) -> AsyncIterator[bytes]:
+        """The events of an answer behind one of them, each when it is due."""
+        body = {"id": f"resp_{name}"}
+        events = [{"type": "response.created", "response": body}]
+        events += [{"type": "response.output_text.delta", "delta": f" w{word}" if word else "w0"} for word in range(self._words)]
+        for number, event in enumerate([*events, {"type": "response.completed", "response": body}]):
+            await asyncio.sleep(self._begun[name] + number * self._itl_s - time.monotonic())
+            if number > after and not (after >= 0 and number == self._skips):
+                yield json.dumps(event | {"sequence_number": number}).encode()
+
+    def _begin(self) -> int:
+        self._begun.append(time.monotonic())
+        return len(self._begun) - 1
+
+    async def _conversation(self, request: Request) -> Response:
+        return JSONResponse({"id": "conv_0"})
+
+    async def _create(self, request: Request) -> Response:
+        return self._stream(self._begin(), -1)
+
+    async def _again(self, request: Request) -> Response:
+        return self._stream(int(request.path_params["name"].removeprefix("resp_")), int(request.query_params["starting_after"]))
+
+    def _stream(self, name: int, after: int) -> Response:
+        return StreamingResponse((b"data: %b\n\n" % event async for event in self._events(name, after)), media_type="text/event-stream")
+
+    async def _socket(self, socket: WebSocket) -> None:
+        await socket.accept()
+        with suppress(WebSocketDisconnect):
+            while True:
+                frame = await socket.receive_json()
+                back = frame["type"] == "headrace:response.attach"
+                name = int(frame["response_id"].removeprefix("resp_")) if back else self._begin()
+                async for event in self._events(name, frame["starting_after"] if back else -1):
+                    await socket.send_text(event.decode())
 
 
 async def until(observe: Callable[[], object], *, equals: object = True, within_s: float = 10, every_s: float = 0.005) -> None:

@@ -112,12 +112,21 @@ def _family(root: int) -> list[psutil.Process]:
         return []
 
 
-def names(root: int) -> list[str]:
-    """Return the names of a process and of those below it."""
-    found: list[str] = []
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A process and its resident memory."""
+
+    name: str
+    pid: int
+    mib: float
+
+
+def residents(root: int) -> list[Resident]:
+    """Return a process and those below it, pages included that several of them share."""
+    found: list[Resident] = []
     for process in _family(root):
         with suppress(psutil.NoSuchProcess):
-            found.append(_name(process))
+            found.append(Resident(_name(process), process.pid, process.memory_info().rss / 2**20))
     return found
 
 

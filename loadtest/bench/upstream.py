@@ -4,7 +4,7 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +42,9 @@ class Upstream:
 
 
 @asynccontextmanager
-async def simulated(pace: Pace, port: int = 0) -> AsyncIterator[Upstream]:
-    """Run a simulator without faults at the given pace; port 0 takes a free one."""
-    options = {"ttft-ms": pace.ttft_ms, "itl-ms": pace.itl_ms, "tokens": pace.tokens, "port": port}
+async def simulated(pace: Pace, port: int = 0, more: Mapping[str, float] | None = None) -> AsyncIterator[Upstream]:
+    """Run a simulator at the given pace; port 0 takes a free one. Faults are among `more` of its options."""
+    options = {"ttft-ms": pace.ttft_ms, "itl-ms": pace.itl_ms, "tokens": pace.tokens, "port": port, **(more or {})}
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory(prefix="hs-") as folder:
         process = await launch([sys.executable, "-m", "loadtest.simulator", *flags], {}, Path(folder))
