@@ -207,6 +207,11 @@ class Hub:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    @property
+    def followed(self) -> int:
+        """Answers that somebody follows in this process."""
+        return len(self._listeners) + sum(len(shared.followers) for shared in self._shared.values())
+
     async def ready(self, within_s: float) -> None:
         """Return once the subscription stands; raises Overloaded where it does not within that time."""
         if not self._subscribed.is_set():

@@ -5,8 +5,9 @@ batch gains little (8 questions take 8 times as long as one), so waiting would c
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.core.types import Vectors
+from deployments.core.window import Window
 from deployments.embedder.model import Encodes
 
 QUERY_RUN = 4
@@ -23,6 +25,10 @@ LOOK = 256
 """Waiting texts that are looked through for some of like length."""
 ALIKE = 2
 """The longest text of a batch has at most so many times the tokens of the shortest: the rest would be padding."""
+LOOK_BACK_S = 10
+"""Time over which the thread's pace is measured."""
+USUAL_TOKENS_PER_S = 2000
+"""The pace until one was measured: the embedded model on one busy core."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +48,11 @@ class Queue:
         self._queries: deque[Waiting] = deque()
         self._bulk: deque[Waiting] = deque()
         self._run = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all texts that wait."""
+        return sum(one.tokens for lane in (self._queries, self._bulk) for one in lane if not one.done.done())
 
     def put(self, one: Waiting, *, bulk: bool) -> None:
         """Have a text wait."""
@@ -84,6 +95,15 @@ class Batcher:
         self._queue = Queue(limit_tokens)
         self._thread = ThreadPoolExecutor(1, "encoder")
         self._work: asyncio.Task[None] | None = None
+        self._busy, self._tokens = Window(LOOK_BACK_S, 4096), Window(LOOK_BACK_S, 4096)
+
+    @property
+    def load(self) -> Mapping[str, float]:
+        """`queue_s`, how long what waits would take at the pace of the last seconds, and `busy`, the part of them the thread worked."""
+        now_s = time.monotonic()
+        busy_s, tokens = self._busy.total(now_s), self._tokens.total(now_s)
+        per_s = tokens / busy_s if busy_s else USUAL_TOKENS_PER_S
+        return {"queue_s": self._queue.tokens / per_s, "busy": min(busy_s / LOOK_BACK_S, 1)}
 
     async def encode(self, texts: Sequence[str], *, bulk: bool) -> Vectors:
         """Vectors of shape (len(texts), dimensions), in the order of `texts`; raises what the encoder raises."""
@@ -99,12 +119,16 @@ class Batcher:
     async def _empty(self) -> None:
         loop = asyncio.get_running_loop()
         while batch := self._queue.take():
+            began_s = time.monotonic()
             try:
                 vectors = await loop.run_in_executor(self._thread, self._encoder.encode, [one.text for one in batch])
             except Exception as error:  # whatever it is, those who wait have to be told
                 _settle(batch, error)
             else:
                 _settle(batch, vectors)
+            now_s = time.monotonic()
+            self._busy.feed(now_s, now_s - began_s)
+            self._tokens.feed(now_s, sum(one.tokens for one in batch))
 
 
 def _settle(batch: Sequence[Waiting], outcome: Vectors | Exception) -> None:
