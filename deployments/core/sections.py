@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, SecretStr, model_validator
 
 from deployments.core.models import PRIMARY, Ability, Contract, Model, Name, Rates, Section, Tier, Upstream
-from deployments.core.scaling import EmbedderScaling, GatewayScaling, GeneratorScaling, OngoingScaling, WorkerScaling
+from deployments.core.scaling import EmbedderScaling, GatewayScaling, GeneratorScaling, RetrieverScaling, RouterScaling, WorkerScaling
 
 Precision = Literal["int8", "fp32"]
 
@@ -15,7 +15,7 @@ Precision = Literal["int8", "fp32"]
 class Gateway(Section):
     """The HTTP edge of the application and the bounds of a request."""
 
-    scaling: GatewayScaling = GatewayScaling(max_ongoing=4096)
+    scaling: GatewayScaling = GatewayScaling()
     max_body_bytes: int = Field(default=1 << 20, ge=1024, description="Largest body of a request that is not an upload.")
     max_upload_bytes: int = Field(default=32 << 20, ge=1024, description="Largest file that may be ingested.")
     max_open_uploads: int = Field(default=16, ge=1, description="Uploads in parts that one tenant may have open at once.")
@@ -80,7 +80,7 @@ class Issuer(Section):
 class Embedder(Section):
     """The sentence-transformers model."""
 
-    scaling: EmbedderScaling = EmbedderScaling(max_ongoing=128, max_replicas=2)
+    scaling: EmbedderScaling = EmbedderScaling()
     model: str = Field(
         default="embedded", description="`embedded` is all-MiniLM-L6-v2 from its wheel; else a sentence-transformers path or name."
     )
@@ -103,7 +103,7 @@ class Embedder(Section):
 class Retriever(Section):
     """Hybrid search over one Lance table per vector store."""
 
-    scaling: OngoingScaling = OngoingScaling(max_ongoing=64, target_ongoing=8, max_replicas=2)
+    scaling: RetrieverScaling = RetrieverScaling()
     open_tables: int = Field(default=64, ge=1, description="Tables one replica keeps open; the least recently used is closed.")
     indexed_rows: int = Field(default=5_000, ge=256, description="Passages of a store from which on nearest ones come from an index.")
     recall_bytes: int = Field(default=32 << 20, ge=0, description="Memory of one replica for the results of searches; 0 keeps none.")
@@ -126,7 +126,7 @@ class Retriever(Section):
 class Router(Section):
     """Model and context choice."""
 
-    scaling: OngoingScaling = OngoingScaling(max_ongoing=256, target_ongoing=32, max_replicas=2)
+    scaling: RouterScaling = RouterScaling()
     threshold: float = Field(
         default=0.5,
         ge=0,
@@ -164,7 +164,7 @@ class Resilience(Section):
 class Generator(Section):
     """The model backend: embedded llama.cpp, or any OpenAI-compatible endpoint when `base_url` is set."""
 
-    scaling: GeneratorScaling = GeneratorScaling(max_ongoing=256, target_ongoing=128, max_replicas=2, max_queued=256)
+    scaling: GeneratorScaling = GeneratorScaling()
     base_url: str | None = Field(default=None, description="An OpenAI-compatible endpoint, such as http://127.0.0.1:9000/v1.")
     model: str = Field(default="smollm2-135m-instruct", description="Model name sent to the backend.")
     api_key: SecretStr = Field(default=SecretStr("none"), description="Bearer key of the backend.")
@@ -305,7 +305,7 @@ class Admission(Section):
 class Worker(Section):
     """Background jobs."""
 
-    scaling: WorkerScaling = WorkerScaling(max_ongoing=16)
+    scaling: WorkerScaling = WorkerScaling()
     poll_s: float = Field(default=1.0, gt=0, description="Pause between two looks for work when nothing wakes the worker.")
     lease_s: float = Field(default=60, gt=0, description="How long a job stays with a worker that gives no sign of life.")
     respond_lease_s: float = Field(default=8, gt=0, description="The same for a background response, which somebody waits for.")

@@ -42,9 +42,14 @@ class TestAServeConfigFile:
 
 
 def test_production_scales_every_stage_by_itself():
-    deployments = load(ROOT / "pipeline" / "configs" / "production.yaml").application["deployments"]
-    assert {d["name"] for d in deployments} == STAGES
-    assert all("autoscaling_config" in d for d in deployments)
+    application = load(ROOT / "pipeline" / "configs" / "production.yaml").application
+    assert {d["name"] for d in application["deployments"]} == STAGES
+    assert {name for name, part in application["args"].items() if isinstance(part, dict) and part["scaling"]["max_replicas"] > 1} >= STAGES
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_no_file_puts_another_policy_in_the_place_of_ours(path: Path):
+    assert not any("autoscaling_config" in d or "num_replicas" in d for d in load(path).application.get("deployments", []))
 
 
 def test_production_keeps_secrets_out_of_the_file():

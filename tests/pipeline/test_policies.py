@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from ray.serve._private.config import DeploymentConfig
 
 from deployments.core.config import Settings
@@ -172,3 +173,15 @@ def context(
         total_num_requests=ongoing,
         aggregated_metrics=reported,
     )
+
+
+@pytest.mark.parametrize("name", sorted(SCALINGS))
+def test_who_sets_one_value_of_a_stage_leaves_its_others_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"HEADRACE_{name.upper()}__SCALING__MAX_REPLICAS", "7")
+    assert getattr(Settings(), name).scaling == SCALINGS[name].model_copy(update={"max_replicas": 7})
+
+
+@pytest.mark.parametrize("name", ["gateway", "worker"])
+def test_a_stage_that_alone_sees_its_load_is_never_without_a_replica(name: str) -> None:
+    with pytest.raises(ValidationError, match="min_replicas"):
+        type(SCALINGS[name])(min_replicas=0)
