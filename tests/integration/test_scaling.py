@@ -29,13 +29,13 @@ LONG = 300
 WITHIN_S = 60
 SETTINGS = {
     "GATEWAY__SCALING__TARGET_SOCKETS": "20",
-    "GATEWAY__SCALING__TARGET_STREAMS": "40",
+    "GATEWAY__SCALING__TARGET_STREAMS": "80",
     "GATEWAY__SCALING__PAUSE_S": "5",
     "EMBEDDER__SCALING__TARGET_QUEUE_S": "1.5",
-    "RETRIEVER__SCALING__TARGET_ONGOING": "4",
+    "RETRIEVER__SCALING__TARGET_ONGOING": "16",
     "RETRIEVER__RECALL_BYTES": "0",
-    "ROUTER__SCALING__TARGET_ONGOING": "0.05",
-    "GENERATOR__SCALING__TARGET_ONGOING": "16",
+    "ROUTER__SCALING__TARGET_ONGOING": "0.01",
+    "GENERATOR__SCALING__TARGET_ONGOING": "24",
     "WORKER__SCALING__TARGET_BACKLOG": "8",
     "ADMISSION__MAX_RUNNING": "200",
 }
@@ -74,6 +74,11 @@ class Watch:
         """Wait until a stage has so many; the seconds since this began."""
         await until(lambda: bool(self.looks) and self.looks[-1][stage] == replicas, within_s=WITHIN_S, every_s=0.2)
         return self.seconds[-1]
+
+
+def replicas(stack: Stack, stage: str) -> list[psutil.Process]:
+    """The processes of a stage."""
+    return [process for process in stack.processes() if f"ServeReplica:headrace:{stage}" in _name(process)]
 
 
 def _name(process: psutil.Process) -> str:
@@ -183,7 +188,7 @@ async def test_embeddings_scale_the_embedder(scaled: Stack, http: httpx2.AsyncCl
 
     async def embed() -> None:
         texts = [" ".join(chance.choices(["wheel", "water", "mill", "race"], k=40)) for _ in range(64)]
-        await said(await http.post("/v1/embeddings", json={"model": "all-minilm-l6-v2", "input": texts}))
+        await said(await http.post("/v1/embeddings", json={"model": "headrace-embed", "input": texts}))
 
     async with alone(scaled, "embedder") as watch:
         began_s = watch.seconds[-1]
@@ -196,7 +201,7 @@ async def test_embeddings_scale_the_embedder(scaled: Stack, http: httpx2.AsyncCl
 async def test_uploads_scale_the_worker(scaled: Stack, http: httpx2.AsyncClient) -> None:
     async with alone(scaled, "worker") as watch:
         began_s = watch.seconds[-1]
-        store = await shelf(http, 200)
+        store = await shelf(http, 300)
         up_s = await watch.until("worker", 2) - began_s
         await ingested(http, store)
         ended_s = watch.seconds[-1]
@@ -207,12 +212,14 @@ async def test_searches_scale_the_retriever(scaled: Stack, http: httpx2.AsyncCli
     store = await shelf(http, 5)
     await ingested(http, store)
 
+    queries = [f"How much does pump {number} lift?" for number in range(4)]
+
     async def search() -> None:
-        await said(await http.post(f"/v1/vector_stores/{store}/search", json={"query": "How much does pump 3 lift?"}))
+        await said(await http.post(f"/v1/vector_stores/{store}/search", json={"query": queries}))
 
     async with alone(scaled, "retriever") as watch:
         began_s = watch.seconds[-1]
-        async with load(48, search):
+        async with load(16, search):
             up_s = await watch.until("retriever", 2) - began_s
         ended_s = watch.seconds[-1]
         told("retriever", up_s, await watch.until("retriever", 1) - ended_s)
@@ -229,21 +236,31 @@ async def test_grounded_questions_scale_the_router(scaled: Stack, http: httpx2.A
 
     async with alone(scaled, "router") as watch:
         began_s = watch.seconds[-1]
-        async with load(8, ask):
+        async with load(24, ask):
             up_s = await watch.until("router", 2) - began_s
         ended_s = watch.seconds[-1]
         told("router", up_s, await watch.until("router", 1) - ended_s)
 
 
-async def test_long_answers_scale_the_generator_and_none_is_cut_on_the_way_down(scaled: Stack, http: httpx2.AsyncClient) -> None:
-    async with alone(scaled, "generator") as watch, asyncio.TaskGroup() as group:
+def calling(stack: Stack) -> int:
+    """How many generators have called the model."""
+    assert stack.backend
+    port = stack.backend.port
+    return sum(
+        any(one.raddr and one.raddr.port == port for one in process.net_connections("tcp")) for process in replicas(stack, "generator")
+    )
+
+
+async def test_answers_scale_the_generator_and_none_is_cut_on_the_way_down(scaled: Stack, http: httpx2.AsyncClient) -> None:
+    async with alone(scaled, "generator") as watch:
         began_s = watch.seconds[-1]
-        short = [group.create_task(stream(http, LONG)) for _ in range(20)]
-        up_s = await watch.until("generator", 2) - began_s
-        longer = [group.create_task(stream(http, 2 * LONG)) for _ in range(8)]
-        assert [await task for task in short] == [words(LONG)] * len(short)
+        async with load(30, lambda: stream(http, LONG // 3)):
+            up_s = await watch.until("generator", 2) - began_s
+            await until(lambda: asyncio.to_thread(calling, scaled), equals=2, within_s=WITHIN_S, every_s=0.2)
+            longer = [asyncio.create_task(stream(http, 2 * LONG)) for _ in range(8)]
+            assert await asyncio.gather(*(stream(http, 5) for _ in range(8))) == [words(5)] * 8
         ended_s = watch.seconds[-1]
-        assert [await task for task in longer] == [words(2 * LONG)] * len(longer)
+        assert await asyncio.gather(*longer) == [words(2 * LONG)] * len(longer)
         told("generator", up_s, await watch.until("generator", 1) - ended_s)
 
 
@@ -292,10 +309,9 @@ class Socket:
 
 def carried(stack: Stack) -> list[int]:
     """How many connections each gateway has."""
-    gateways = [process for process in stack.processes() if "ServeReplica:headrace:gateway" in _name(process)]
     return [
         sum(30000 <= one.laddr.port <= 31000 and one.status == "ESTABLISHED" for one in process.net_connections("tcp"))
-        for process in gateways
+        for process in replicas(stack, "gateway")
     ]
 
 
