@@ -34,7 +34,8 @@ SETTINGS = {
     "EMBEDDER__SCALING__TARGET_QUEUE_S": "1.5",
     "RETRIEVER__SCALING__TARGET_ONGOING": "16",
     "RETRIEVER__RECALL_BYTES": "0",
-    "ROUTER__SCALING__TARGET_ONGOING": "0.01",
+    "ROUTER__SCALING__TARGET_ONGOING": "0.5",
+    "ROUTER__SCALING__UPSCALE_DELAY_S": "3",  # one call that Serve sees, such as the ping of a readiness check, weighs less long
     "GENERATOR__SCALING__TARGET_ONGOING": "24",
     "WORKER__SCALING__TARGET_BACKLOG": "8",
     "ADMISSION__MAX_RUNNING": "200",
@@ -183,6 +184,7 @@ def told(stage: str, up_s: float, down_s: float) -> None:
     print(f"{stage}: 1 -> 2 within {up_s:.1f} s of its load, -> 1 within {down_s:.1f} s of its end")  # noqa: T201
 
 
+@pytest.mark.full
 async def test_embeddings_scale_the_embedder(scaled: Stack, http: httpx2.AsyncClient) -> None:
     chance = random.Random(1)
 
@@ -198,6 +200,7 @@ async def test_embeddings_scale_the_embedder(scaled: Stack, http: httpx2.AsyncCl
         told("embedder", up_s, await watch.until("embedder", 1) - ended_s)
 
 
+@pytest.mark.full
 async def test_uploads_scale_the_worker(scaled: Stack, http: httpx2.AsyncClient) -> None:
     async with alone(scaled, "worker") as watch:
         began_s = watch.seconds[-1]
@@ -208,6 +211,7 @@ async def test_uploads_scale_the_worker(scaled: Stack, http: httpx2.AsyncClient)
         told("worker", up_s, await watch.until("worker", 1) - ended_s)
 
 
+@pytest.mark.full
 async def test_searches_scale_the_retriever(scaled: Stack, http: httpx2.AsyncClient) -> None:
     store = await shelf(http, 5)
     await ingested(http, store)
@@ -225,6 +229,7 @@ async def test_searches_scale_the_retriever(scaled: Stack, http: httpx2.AsyncCli
         told("retriever", up_s, await watch.until("retriever", 1) - ended_s)
 
 
+@pytest.mark.full
 async def test_grounded_questions_scale_the_router(scaled: Stack, http: httpx2.AsyncClient) -> None:
     store = await shelf(http, 5)
     await ingested(http, store)

@@ -1,9 +1,11 @@
 """How many replicas a stage should have: what always holds, and what a recorded load makes of it."""
 
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -185,3 +187,38 @@ def test_who_sets_one_value_of_a_stage_leaves_its_others_as_they_are(name: str, 
 def test_a_stage_that_alone_sees_its_load_is_never_without_a_replica(name: str) -> None:
     with pytest.raises(ValidationError, match="min_replicas"):
         type(SCALINGS[name])(min_replicas=0)
+
+
+RECORDED = json.loads((Path(__file__).parent / "scaling_load.json").read_text())
+"""What the stages of a running stack reported each second, while tests/integration/test_scaling.py loaded one after the other."""
+UP_S, DOWN_S, HIGH = 3, 4, 2
+
+
+def replay(named: Sequence[Signal], seconds: Sequence[Mapping[str, float]]) -> list[int]:
+    """The number of replicas in each second, where the recorded load is shared by those there are; Serve's delays are kept."""
+    numbers, number, since = [], 1, 0
+    for second, load in enumerate(seconds):
+        readings = {
+            one.name: [load[one.name]]
+            if one.name == ONGOING
+            else [load[one.name] / (number if one.kind in ("load", "keep") else 1)] * number
+            for one in named
+        }
+        wanted = decide(named, Seen(number, number, 1, HIGH, readings))
+        if wanted == number:
+            since = second + 1
+        elif second + 1 - since >= (UP_S if wanted > number else DOWN_S):
+            number, since = wanted, second + 1
+        numbers.append(number)
+    return numbers
+
+
+@pytest.mark.parametrize("loaded", sorted(RECORDED))
+def test_a_recorded_load_moves_the_stage_it_is_on_up_and_down_once_and_no_other(loaded: str) -> None:
+    moved = {}
+    for name, recorded in RECORDED[loaded].items():
+        numbers = replay([Signal(*one) for one in recorded["signals"]], recorded["seconds"])
+        peak = numbers.index(max(numbers))
+        assert numbers == sorted(numbers[:peak]) + sorted(numbers[peak:], reverse=True)
+        moved[name] = (numbers[0], max(numbers) > 1, numbers[-1])
+    assert moved == {name: (1, name == loaded, 1) for name in SCALINGS}
