@@ -34,10 +34,11 @@ from pipeline.tools.loop import Loop
 def build(settings: Settings) -> Application:
     """The application for some settings; `serve run pipeline.app:build` calls it, and so does a Serve config file."""
     settings = stand(settings)
-    embeds = EmbedderClient(handle(Embedder, "embedder", settings.embedder.scaling, settings))
-    retrieves = RetrieverClient(handle(Retriever, "retriever", settings.retriever.scaling, settings))
-    routes = RouterClient(handle(Router, "router", settings.router.scaling, settings))
-    generates = GeneratorClient(handle(Generator, "generator", settings.generator.stage, settings, cite))
+    drain_s = settings.gateway.drain_s
+    embeds = EmbedderClient(handle(Embedder, "embedder", settings.embedder.scaling, drain_s, settings))
+    retrieves = RetrieverClient(handle(Retriever, "retriever", settings.retriever.scaling, drain_s, settings))
+    routes = RouterClient(handle(Router, "router", settings.router.scaling, drain_s, settings))
+    generates = GeneratorClient(handle(Generator, "generator", settings.generator.stage, drain_s, settings, cite))
     loop = Loop(settings.tools, stall_s=settings.log.stall_s)
     flow = Cached(settings, Compared(settings, Flow(settings, embeds, retrieves, routes, generates, loop=loop)), embeds)
     jobs = {
@@ -47,7 +48,7 @@ def build(settings: Settings) -> Application:
         RESPOND: Respond(settings, flow),
         REMEMBER: Remember(settings, embeds, generates),
     }
-    works = WorkerClient(handle(Worker, "worker", settings.worker.scaling, settings, jobs))
+    works = WorkerClient(handle(Worker, "worker", settings.worker.scaling, drain_s, settings, jobs))
 
     stages = Stages(embeds, retrieves, works, all=(embeds, retrieves, routes, generates, works))
-    return stage(ingress(Gateway), "gateway", settings.gateway.scaling).bind(settings, stages, flow)
+    return stage(ingress(Gateway), "gateway", settings.gateway.scaling, drain_s).bind(settings, stages, flow)

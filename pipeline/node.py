@@ -73,7 +73,7 @@ def configure(instance: Instance, manifest: Manifest, valkey_url: str) -> Node:
     plan.write_text(json.dumps(content))
     keyfile(instance.data_dir / "ray.key")
     environ = environment(
-        **_private(instance, valkey_url), **_serve(proxy, ports, capacity(manifest.settings), manifest.settings.gateway.deadline_s)
+        **_private(instance, valkey_url), **_serve(proxy, ports, capacity(manifest.settings), manifest.settings.gateway.drain_s)
     )
     return Node(ports, plan, environ)
 
@@ -92,7 +92,7 @@ def _private(instance: Instance, valkey_url: str) -> dict[str, str]:
     }
 
 
-def _serve(folder: Path, ports: Ports, max_connections: int, longest_stream_s: float) -> dict[str, str]:
+def _serve(folder: Path, ports: Ports, max_connections: int, drain_s: float) -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -118,5 +118,5 @@ def _serve(folder: Path, ports: Ports, max_connections: int, longest_stream_s: f
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_MAXCONN": str(max_connections),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(_LONGEST_SOCKET_S),
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(round(longest_stream_s) + 30),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(round(drain_s)),
     }

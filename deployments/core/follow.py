@@ -230,9 +230,8 @@ class Hub:
 
     @property
     def followed(self) -> int:
-        """How many followers there are."""
-        own = sum(isinstance(one, Follower) for listeners in self._listeners.values() for one in listeners)
-        return own + sum(len(shared.followers) for shared in self._shared.values())
+        """Answers that somebody follows in this process."""
+        return len(self._listeners) + sum(len(shared.followers) for shared in self._shared.values())
 
     async def ready(self, within_s: float) -> None:
         """Return once the subscription stands; raises Overloaded where it does not within that time."""

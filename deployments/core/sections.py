@@ -7,27 +7,15 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, SecretStr, model_validator
 
 from deployments.core.models import PRIMARY, Ability, Contract, Model, Name, Rates, Section, Tier, Upstream
+from deployments.core.scaling import EmbedderScaling, GatewayScaling, GeneratorScaling, RetrieverScaling, RouterScaling, WorkerScaling
 
 Precision = Literal["int8", "fp32"]
-
-
-class Scaling(Section):
-    """How one stage scales: bounds, and the ongoing requests a replica should carry."""
-
-    min_replicas: int = Field(default=1, ge=0, description="Replicas that stay when nothing is asked.")
-    max_replicas: int = Field(default=1, ge=1, description="Replicas at most.")
-    target_ongoing: float = Field(default=2, gt=0, description="Ongoing requests per replica that the autoscaler aims at.")
-    max_ongoing: int = Field(default=100, ge=1, description="Requests a replica takes at once; more wait at the caller.")
-    max_queued: int = Field(default=-1, ge=-1, description="Requests that may wait at one caller; -1 is no bound.")
-    upscale_delay_s: float = Field(default=3, ge=0, description="How long more replicas must be wanted before they come.")
-    downscale_delay_s: float = Field(default=60, ge=0, description="How long fewer must be enough before one goes.")
-    num_cpus: float = Field(default=0.1, ge=0, description="CPUs reserved per replica when placing it; not a limit.")
 
 
 class Gateway(Section):
     """The HTTP edge of the application and the bounds of a request."""
 
-    scaling: Scaling = Scaling(max_ongoing=4096, target_ongoing=200)
+    scaling: GatewayScaling = GatewayScaling()
     max_body_bytes: int = Field(default=1 << 20, ge=1024, description="Largest body of a request that is not an upload.")
     max_upload_bytes: int = Field(default=32 << 20, ge=1024, description="Largest file that may be ingested.")
     max_open_uploads: int = Field(default=16, ge=1, description="Uploads in parts that one tenant may have open at once.")
@@ -59,6 +47,11 @@ class Gateway(Section):
         default=1.0, ge=0, le=1, description="How long a verified key is trusted without asking SQL; bounds how late a revocation is seen."
     )
 
+    @property
+    def drain_s(self) -> float:
+        """How long a replica that ends, of whatever stage, is left to answer what it has begun: the longest answer, and some."""
+        return self.deadline_s + 30
+
 
 class Issuer(Section):
     """Tokens of an outside issuer (OpenID Connect or any other that signs JWTs), which may be sent in place of a key."""
@@ -87,7 +80,7 @@ class Issuer(Section):
 class Embedder(Section):
     """The sentence-transformers model."""
 
-    scaling: Scaling = Scaling(max_ongoing=128, target_ongoing=8, max_replicas=2)
+    scaling: EmbedderScaling = EmbedderScaling()
     model: str = Field(
         default="embedded", description="`embedded` is all-MiniLM-L6-v2 from its wheel; else a sentence-transformers path or name."
     )
@@ -110,7 +103,7 @@ class Embedder(Section):
 class Retriever(Section):
     """Hybrid search over one Lance table per vector store."""
 
-    scaling: Scaling = Scaling(max_ongoing=64, target_ongoing=8, max_replicas=2)
+    scaling: RetrieverScaling = RetrieverScaling()
     open_tables: int = Field(default=64, ge=1, description="Tables one replica keeps open; the least recently used is closed.")
     indexed_rows: int = Field(default=5_000, ge=256, description="Passages of a store from which on nearest ones come from an index.")
     recall_bytes: int = Field(default=32 << 20, ge=0, description="Memory of one replica for the results of searches; 0 keeps none.")
@@ -133,7 +126,7 @@ class Retriever(Section):
 class Router(Section):
     """Model and context choice."""
 
-    scaling: Scaling = Scaling(max_ongoing=256, target_ongoing=32, max_replicas=2)
+    scaling: RouterScaling = RouterScaling()
     threshold: float = Field(
         default=0.5,
         ge=0,
@@ -171,7 +164,7 @@ class Resilience(Section):
 class Generator(Section):
     """The model backend: embedded llama.cpp, or any OpenAI-compatible endpoint when `base_url` is set."""
 
-    scaling: Scaling = Scaling(max_ongoing=256, target_ongoing=128, max_replicas=2, max_queued=256)
+    scaling: GeneratorScaling = GeneratorScaling()
     base_url: str | None = Field(default=None, description="An OpenAI-compatible endpoint, such as http://127.0.0.1:9000/v1.")
     model: str = Field(default="smollm2-135m-instruct", description="Model name sent to the backend.")
     api_key: SecretStr = Field(default=SecretStr("none"), description="Bearer key of the backend.")
@@ -273,7 +266,7 @@ class Generator(Section):
         return self.quotes if self.quotes is not None else self.base_url is None and self.gguf is None
 
     @property
-    def stage(self) -> Scaling:
+    def stage(self) -> GeneratorScaling:
         """The scaling in force: an embedded backend takes as many calls as it has slots, and a few may wait."""
         if self.base_url:
             return self.scaling
@@ -312,7 +305,7 @@ class Admission(Section):
 class Worker(Section):
     """Background jobs."""
 
-    scaling: Scaling = Scaling(max_ongoing=16, target_ongoing=4)
+    scaling: WorkerScaling = WorkerScaling()
     poll_s: float = Field(default=1.0, gt=0, description="Pause between two looks for work when nothing wakes the worker.")
     lease_s: float = Field(default=60, gt=0, description="How long a job stays with a worker that gives no sign of life.")
     respond_lease_s: float = Field(default=8, gt=0, description="The same for a background response, which somebody waits for.")

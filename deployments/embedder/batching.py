@@ -5,8 +5,9 @@ batch gains little (8 questions take 8 times as long as one), so waiting would c
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from deployments.core.telemetry import EMBED_BATCH, EMBED_WAIT
 from deployments.core.types import Vectors
+from deployments.core.window import Window
 from deployments.embedder.model import Encodes
 
 QUERY_RUN = 4
@@ -24,6 +26,10 @@ LOOK = 256
 """Waiting texts that are looked through for some of like length."""
 ALIKE = 2
 """The longest text of a batch has at most so many times the tokens of the shortest: the rest would be padding."""
+LOOK_BACK_S = 10
+"""Time over which the thread's pace is measured."""
+USUAL_TOKENS_PER_S = 2000
+"""The pace until one was measured: the embedded model on one busy core."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +40,7 @@ class Waiting:
     tokens: int
     done: "asyncio.Future[NDArray[np.float32]]"
     since: float = 0.0
-    """When it came, by the loop's clock."""
+    """When it came, by the monotonic clock."""
 
 
 class Queue:
@@ -45,6 +51,11 @@ class Queue:
         self._queries: deque[Waiting] = deque()
         self._bulk: deque[Waiting] = deque()
         self._run = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all texts that wait."""
+        return sum(one.tokens for lane in (self._queries, self._bulk) for one in lane if not one.done.done())
 
     def put(self, one: Waiting, *, bulk: bool) -> None:
         """Have a text wait."""
@@ -87,12 +98,21 @@ class Batcher:
         self._queue = Queue(limit_tokens)
         self._thread = ThreadPoolExecutor(1, "encoder")
         self._work: asyncio.Task[None] | None = None
+        self._busy, self._tokens = Window(LOOK_BACK_S, 4096), Window(LOOK_BACK_S, 4096)
+
+    @property
+    def load(self) -> Mapping[str, float]:
+        """`queue_s`, how long what waits would take at the pace of the last seconds, and `busy`, the part of them the thread worked."""
+        now_s = time.monotonic()
+        busy_s, tokens = self._busy.total(now_s), self._tokens.total(now_s)
+        per_s = tokens / busy_s if busy_s else USUAL_TOKENS_PER_S
+        return {"queue_s": self._queue.tokens / per_s, "busy": min(busy_s / LOOK_BACK_S, 1)}
 
     async def encode(self, texts: Sequence[str], *, bulk: bool) -> Vectors:
         """Vectors of shape (len(texts), dimensions), in the order of `texts`; raises what the encoder raises."""
         lengths = await asyncio.to_thread(self._encoder.lengths, texts) if bulk else self._encoder.lengths(texts)
         loop = asyncio.get_running_loop()
-        waiting = [Waiting(text, tokens, loop.create_future(), loop.time()) for text, tokens in zip(texts, lengths, strict=True)]
+        waiting = [Waiting(text, tokens, loop.create_future(), time.monotonic()) for text, tokens in zip(texts, lengths, strict=True)]
         for one in waiting:
             self._queue.put(one, bulk=bulk)
         if self._work is None or self._work.done():
@@ -103,13 +123,17 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while batch := self._queue.take():
             EMBED_BATCH.see(len(batch))
-            EMBED_WAIT.see(loop.time() - batch[0].since)
+            began_s = time.monotonic()
+            EMBED_WAIT.see(began_s - batch[0].since)
             try:
                 vectors = await loop.run_in_executor(self._thread, self._encoder.encode, [one.text for one in batch])
             except Exception as error:  # whatever it is, those who wait have to be told
                 _settle(batch, error)
             else:
                 _settle(batch, vectors)
+            now_s = time.monotonic()
+            self._busy.feed(now_s, now_s - began_s)
+            self._tokens.feed(now_s, sum(one.tokens for one in batch))
 
 
 def _settle(batch: Sequence[Waiting], outcome: Vectors | Exception) -> None:

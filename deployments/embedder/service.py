@@ -46,6 +46,10 @@ class Embedder:
             vectors = await self._vectors(caller.tenant, list(dict.fromkeys(normal)))
         return np.stack([vectors[text] for text in normal])
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve hears every second, and the policy decides by."""
+        return dict(self._batcher.load)
+
     async def ping(self) -> None:
         """Answer."""
 

@@ -34,6 +34,11 @@ class Gateway:
         tokens = Tokens(store, keys, settings.pepper_bytes(), valkey, settings.issuer)
         self._app = build_app(Context(settings, store, keys, hub, outbox, flow, stages, gate, tokens, Refusals(store)))
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve hears every second, and the policy decides by."""
+        parts = self._app.context
+        return {"streams": parts.hub.followed, "sockets": len(parts.sockets)}
+
     def __serve_build_asgi_app__(self) -> App:
         """What Serve calls for the application once this object stands."""
         return self._app

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from deployments.core.errors import HeadraceError, InvalidRequest, Unsupported
+from deployments.core.errors import HeadraceError, InvalidRequest, Overloaded, Unsupported
 from deployments.core.sql import AWAY, away
 from deployments.core.telemetry import SOCKET_CLOSES, STREAM_RESUMES
 from deployments.core.types import Principal
@@ -24,7 +24,7 @@ from deployments.gateway.bodies import parse
 from deployments.gateway.caching import reusing
 from deployments.gateway.context import Context
 from deployments.gateway.events import Event, ResponseEvents, encoder, error_event
-from deployments.gateway.frames import MAX_MESSAGE_BYTES
+from deployments.gateway.frames import LEAVING, MAX_MESSAGE_BYTES
 from deployments.gateway.replies import answering, nudging
 from deployments.gateway.responses import ResponseRequest
 from deployments.gateway.watch import Proof
@@ -83,6 +83,19 @@ class Socket:
         self._sending = asyncio.Lock()
         self._life = asyncio.timeout(self._limits.socket_life_s)
         self._ended = False
+        self._leaving = False
+        self._asked = 0
+        """Answers that are asked for over this socket, whatever they wait for."""
+
+    def leave(self) -> None:
+        """End it once what was asked over it is answered, as this process is to end; the client finds another."""
+        self._leaving = True
+        self._close_if_left()
+
+    def _close_if_left(self) -> None:
+        if self._leaving and not self._asked:
+            with contextlib.suppress(RuntimeError):  # it ends already
+                self._life.reschedule(asyncio.get_running_loop().time())
 
     def end(self, why: HeadraceError) -> None:
         """End it now, as its caller may not be here any more."""
@@ -98,6 +111,9 @@ class Socket:
             if self._ended:
                 await self._close(1008)
                 return
+            if self._leaving:
+                await self._close(1012)
+                return
             await self._refuse(InvalidRequest("this connection is too old; open another", code="websocket_connection_limit_reached"))
             await self._close(1001)
         except asyncio.CancelledError:
@@ -110,6 +126,8 @@ class Socket:
         """Take frames until the client goes or one ends the connection; raises TimeoutError where its time is over."""
         with self._parts.watch.over(self._proof, self.end):
             async with self._life:
+                if leaving := self._socket.scope.get(LEAVING):
+                    leaving.add_done_callback(lambda _: self.leave())
                 while True:
                     message = await self._socket.receive()
                     if message["type"] == "websocket.disconnect":
@@ -148,6 +166,8 @@ class Socket:
         lane = frame.stream_id
         if lane is not None and not _LANE.fullmatch(lane):
             raise InvalidRequest("stream_id has 1 to 256 letters, digits, '_', '.' or '-'", param="stream_id", code="invalid_value")
+        if self._leaving:
+            raise Overloaded("this server is to end; connect again", retry_after_s=1)
         if frame.type not in ("response.create", "headrace:response.attach"):
             raise Unsupported(f"frames of type '{frame.type[:64]}' are not supported", param="type", code="unsupported_value")
         before = self._lanes.get(lane)
@@ -184,6 +204,14 @@ class Socket:
             work.close()  # it has not begun where the socket ended before
 
     async def _create(self, frame: Frame, text: str) -> None:
+        self._asked += 1
+        try:
+            await self._ask(frame, text)
+        finally:
+            self._asked -= 1
+            self._close_if_left()
+
+    async def _ask(self, frame: Frame, text: str) -> None:
         body, caller = _request(text), await self._proof.again()
         wish = frame.headrace.get("on_disconnect")
         if body.background:

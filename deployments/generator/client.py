@@ -1,5 +1,6 @@
 """The generator on the near side of its handle."""
 
+import time
 from dataclasses import dataclass
 
 from ray.serve.handle import DeploymentHandle
@@ -18,7 +19,7 @@ class GeneratorClient:
 
     async def generate(self, generation: Generation) -> Outcome:
         """Run one model call on a replica; cancelling this ends it there."""
-        return await call(self.handle.generate.remote(generation, here()))
+        return await call(self.handle.generate.remote(generation, time.time(), here()))
 
     async def ping(self) -> None:
         """Return once a replica has answered."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from contextlib import aclosing
 
@@ -10,9 +11,13 @@ from deployments.core.log import Writer
 from deployments.core.outbox import Outbox
 from deployments.core.ports import Relay
 from deployments.core.types import Generation, Outcome
+from deployments.core.window import Window
 from deployments.generator.answer import Answer
 from deployments.generator.chain import Chain
 from deployments.generator.structured import structured
+
+LOOK_BACK_S = 10
+"""Calls by which a replica tells how long its callers wait."""
 
 
 class Relays:
@@ -23,6 +28,7 @@ class Relays:
         self._outbox = outbox
         self._filters = filters
         self._running: dict[str, asyncio.Task[object]] = {}
+        self.ttft_s = Window(LOOK_BACK_S)
 
     def stop(self, response_id: str) -> None:
         """End a generation that nobody follows any more."""
@@ -42,11 +48,14 @@ class Relays:
             self._running.pop(response_id, None)
 
     async def _write(self, generation: Generation, writer: Writer) -> Outcome:
-        answer = Answer(generation, self._filters(generation), writer)
+        answer, began_s, begun = Answer(generation, self._filters(generation), writer), time.monotonic(), False
         pieces = structured(self._chain.stream, generation)
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
+                    if not begun and (piece.text or piece.calls):
+                        begun, now_s = True, time.monotonic()
+                        self.ttft_s.feed(now_s, now_s - began_s)
                     answer.take(piece)
                     if answer.stopped:
                         break

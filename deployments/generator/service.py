@@ -1,6 +1,7 @@
 """The generator as a Serve deployment: each replica calls every backend, and may have one of its own."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from random import Random
 
@@ -18,10 +19,11 @@ from deployments.core.store import open_store
 from deployments.core.timings import working
 from deployments.core.types import Generation, Outcome
 from deployments.core.valkey import connect
+from deployments.core.window import Window
 from deployments.generator.backends import Backend
 from deployments.generator.chain import Chain
 from deployments.generator.llama import LlamaServer
-from deployments.generator.relay import Relays
+from deployments.generator.relay import LOOK_BACK_S, Relays
 
 
 class Generator:
@@ -38,10 +40,15 @@ class Generator:
         self._ledger = Ledger(self._store)
         self._chain = Chain(self._connect, chosen, Random(), self._ledger.note)
         self._relays = Relays(self._chain, outbox, filters)
+        self._waits = Window(LOOK_BACK_S)
         self._beside: list[asyncio.Task[None]] = []
 
-    async def generate(self, generation: Generation, trace: str = "") -> Outcome:
-        """Write one answer into its log; the contract is that of `core.ports.Generates`. `trace` is the caller's span."""
+    async def generate(self, generation: Generation, asked_at: float, trace: str = "") -> Outcome:
+        """Write one answer into its log; the contract is that of `core.ports.Generates`.
+
+        `asked_at` is in Unix seconds by the caller's clock, `trace` the caller's span.
+        """
+        self._waits.feed(time.monotonic(), max(time.time() - asked_at, 0))
         with working("generate", "headrace.relay", trace):
             return await self._relays.generate(generation)
 
@@ -51,6 +58,11 @@ class Generator:
             return Backend(self._llama.base_url, self._llama.api_key, upstream.model, self._settings, embedded=True)
         key, grammar = self._settings.bearer(upstream), upstream.name == PRIMARY
         return Backend(upstream.base_url, key, upstream.model, self._settings, grammar=grammar)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve hears every second, and the policy decides by; slots in use it counts itself."""
+        now_s = time.monotonic()
+        return {"wait_s": self._waits.quantile(0.95, now_s), "ttft_s": self._relays.ttft_s.quantile(0.95, now_s)}
 
     async def ping(self) -> None:
         """Answer."""

@@ -101,6 +101,11 @@ class Runner:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def busy(self) -> float:
+        """How much of its room is taken, in the kind that has least: 1 is all."""
+        return max((self._running[kind] / handler.at_once for kind, handler in self._handlers.items()), default=0.0)
+
     def wake(self) -> None:
         """Look for work now."""
         self._woken.set()

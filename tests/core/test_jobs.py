@@ -172,3 +172,17 @@ async def test_who_enqueue_the_same_job_at_once_get_one(store: Store) -> None:
     for number in range(5):
         await asyncio.gather(*(put(store, f"x{number}") for _ in range(4)))
     assert await store.jobs.backlog() == 5
+
+
+async def test_what_is_due_and_held_by_nobody_waits_since_it_was_due(store: Store, clock: Clock) -> None:
+    assert await store.jobs.waiting() == (0, 0)
+    await put(store, "x")
+    await put(store, "y", "write")
+    clock.forward(3)
+    assert await store.jobs.waiting() == (2, 3)
+    job = await take(store)
+    await store.jobs.release(await take(store), delay_s=60)
+    assert await store.jobs.waiting() == (0, 0)
+    await finish(store, job)
+    clock.forward(61)
+    assert await store.jobs.waiting() == (1, 1)

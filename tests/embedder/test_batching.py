@@ -163,3 +163,18 @@ def test_many_texts_are_encoded_in_their_order_on_this_thread():
     np.testing.assert_array_equal(encode(model, texts, 64), np.stack([FakeEmbeds.vector(text) for text in texts]))
     assert model.threads == {threading.get_ident()}
     assert encode(model, [], 64).shape == (0, 64)
+
+
+async def test_the_queue_is_told_as_the_time_it_would_take() -> None:
+    batcher = Batcher(Model(pause_s=0.05), 64)
+    assert batcher.load == {"queue_s": 0, "busy": 0}
+    await batcher.encode(["word " * 50], bulk=False)
+    calls = asyncio.gather(*(batcher.encode(["word " * 50], bulk=False) for _ in range(20)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    load = batcher.load
+    assert 0.05 * 19 <= load["queue_s"] <= 20 * 0.05 * 10
+    assert 0.005 <= load["busy"] <= 1
+    await calls
+    assert batcher.load["queue_s"] == 0
+    assert batcher.load["busy"] >= 0.1

@@ -1,6 +1,7 @@
 """A model call from the backend into the log."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from random import Random
 
@@ -209,3 +210,14 @@ async def test_a_stop_text_ends_the_answer_and_is_not_said(relays: Callable[...,
     assert outcome.reason == "stop"
     assert outcome.usage.completion_tokens >= 6
     assert (await asyncio.to_thread(upstream.entry, "stop"))["tokens_sent"] < 20
+
+
+async def test_the_time_to_the_first_token_is_told_once_an_answer(relays: Callable[..., Relays], hub: Hub, upstream: Simulator) -> None:
+    running = relays("sim")
+    assert running.ttft_s.quantile(1, time.monotonic()) == 0
+    for name in ("first", "second"):
+        with hub.follow(name):
+            await running.generate(generation(hub, name))
+    now_s = time.monotonic()
+    assert 0 < running.ttft_s.quantile(1, now_s) < 5
+    assert running.ttft_s.total(now_s) < 2 * running.ttft_s.quantile(1, now_s) + 1e-9

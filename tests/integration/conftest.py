@@ -195,7 +195,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """End what runs before anything that the test brings itself is started."""
     running, names = item.session.stash.get(_SHARED, None), getattr(item, "fixturenames", ())
     if running:
-        running.only(next((name for name in ("stack", "pair") if name in names), ""))
+        running.only(next((name for name in ("stack", "pair", "scaled") if name in names), ""))
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ def production(nodes: Nodes, counts: dict[str, int], **args: Any) -> dict[str, A
     application["args"] |= {"public_url": nodes.url, "data_dir": str(nodes.folder / "data"), **args}
     for deployment in application["deployments"]:
         count = counts.get(deployment["name"], 1)
-        deployment["autoscaling_config"] |= {"min_replicas": count, "max_replicas": count}
+        deployment["autoscaling_config"] = {"min_replicas": count, "max_replicas": count, "target_ongoing_requests": 8}
         deployment["ray_actor_options"] = {"num_cpus": 0.1}
         deployment["max_replicas_per_node"] = 1
     return config

@@ -43,9 +43,14 @@ class TestAServeConfigFile:
 
 
 def test_production_scales_every_stage_by_itself():
-    deployments = load(ROOT / "pipeline" / "configs" / "production.yaml").application["deployments"]
-    assert {d["name"] for d in deployments} == STAGES
-    assert all("autoscaling_config" in d for d in deployments)
+    application = load(ROOT / "pipeline" / "configs" / "production.yaml").application
+    assert {d["name"] for d in application["deployments"]} == STAGES
+    assert {name for name, part in application["args"].items() if isinstance(part, dict) and part["scaling"]["max_replicas"] > 1} >= STAGES
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_no_file_puts_another_policy_in_the_place_of_ours(path: Path):
+    assert not any("autoscaling_config" in d or "num_replicas" in d for d in load(path).application.get("deployments", []))
 
 
 def test_production_names_the_deployments_that_the_application_is_built_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -64,8 +69,9 @@ def test_production_brings_a_new_replica_before_an_old_one_goes():
 
 @pytest.mark.parametrize("name", sorted(STAGES - {"worker"}))
 def test_production_has_more_replicas_than_one_of_its_two_nodes_takes_and_room_for_another(name: str):
-    (stage,) = (one for one in load(ROOT / "pipeline" / "configs" / "production.yaml").application["deployments"] if one["name"] == name)
-    least, surge = stage["autoscaling_config"]["min_replicas"], stage["max_surge_percent"] / 100
+    application = load(ROOT / "pipeline" / "configs" / "production.yaml").application
+    (stage,) = (one for one in application["deployments"] if one["name"] == name)
+    least, surge = application["args"][name]["scaling"]["min_replicas"], stage["max_surge_percent"] / 100
     assert stage["max_replicas_per_node"] < least
     assert 2 * stage["max_replicas_per_node"] >= least + ceil(surge * least)
     assert yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]["worker"]["min_workers"] == 2

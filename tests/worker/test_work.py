@@ -307,3 +307,16 @@ async def _leased_until(store: Store, file_id: str) -> int:
     async with store.session() as session:
         row = await session.scalar(select(JobRow).where(JobRow.subject.endswith(file_id)))
         return max(row.leased_until, row.run_at) // 1000 if row else 0
+
+
+async def test_a_runner_tells_how_much_of_its_room_is_taken(store: Store, acme: TenantStore) -> None:
+    await queued(acme, 3)
+    go = asyncio.Event()
+
+    async def wait(_: Store, __: Job) -> None:
+        await go.wait()
+
+    async with running(store, Script(wait, at_once=4)) as runner:
+        await until(lambda: runner.busy, equals=0.75)
+        go.set()
+        await until(lambda: runner.busy, equals=0.0)
