@@ -15,7 +15,10 @@ from redis.asyncio import Redis
 from loadtest.bench.processes import Stuck
 from loadtest.chaos.answer import Kind
 from loadtest.chaos.scene import Inject, Scene
-from loadtest.chaos.stack import Stack
+from loadtest.chaos.stack import Stack, until
+
+REPLACED_S = 90.0
+"""What was killed and has no successor by then has none."""
 
 SLOW_S = 5.0
 """How long Valkey does not answer."""
@@ -32,9 +35,15 @@ def kill(*parts: str) -> Inject:
     turn = itertools.cycle(parts)
 
     async def inject(scene: Scene) -> None:
-        victim = scene.stack.process(next(turn))
-        victim.kill()
+        part = next(turn)
+        old = {process.pid for process in scene.stack.processes(part)}
+        scene.stack.process(part).kill()
         scene.strike()
+
+        async def replaced() -> bool:
+            return any(process.pid not in old for process in await asyncio.to_thread(scene.stack.processes, part))
+
+        scene.measure("another process after (s)", await until(replaced, f"another process of {part}", REPLACED_S))
 
     return inject
 

@@ -43,12 +43,12 @@ CALM_S = 11.0
 """A process that dies younger is started again only after a pause, which is there for one that cannot live."""
 
 PARTS = {
-    "edge": "/edge/haproxy.cfg",
+    "edge": "/edge/edge.cfg",
     "driver": "pipeline.cluster",
-    "Serve's ingress": "/serve/haproxy.cfg",
+    "Serve's ingress": "/haproxy.cfg",
     "Serve's controller": "ray::ServeController",
-    "raylet": "/raylet",
-    "GCS": "/gcs_server",
+    "raylet": "raylet/raylet",
+    "GCS": "gcs/gcs_server",
     "Valkey": "valkey.conf",
     **{stage: f"ray::ServeReplica:headrace:{stage}" for stage in ("gateway", "embedder", "retriever", "router", "generator", "worker")},
 }
@@ -92,7 +92,7 @@ class Stack:
         found = self.processes(part)
         if not found:
             raise Stuck(f"there is no process of {part}")
-        return found[-1] if "haproxy" in PARTS[part] else random.choice(found)
+        return found[-1] if PARTS[part].endswith(".cfg") else random.choice(found)
 
     async def ready(self, within_s: float = 90) -> None:
         """Wait until every part says it could answer, and has lived long enough to be started again at once."""
