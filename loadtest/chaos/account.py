@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from loadtest.chaos.answer import Answer, Attempt, Fate
+from loadtest.chaos.answer import Answer, Attempt, Fate, Kind
 from loadtest.figures import percentile
 
 
@@ -65,7 +65,7 @@ class Sum:
 
     @property
     def silent(self) -> int:
-        """Answers that ended as if whole, and connections of resumable ones that did."""
+        """Answers that ended as if whole, and are not."""
         return self.fates[Fate.SILENT]
 
     @property
@@ -82,6 +82,11 @@ class Sum:
     def resumed(self) -> int:
         """Whole answers that took more than one connection."""
         return sum(answer.fate is Fate.WHOLE and answer.connections > 1 for answer in self.answers)
+
+    @property
+    def hushed(self) -> int:
+        """Connections of resumable answers that ended properly before the answer did, which only a client that counts events notices."""
+        return sum(answer.hushed for answer in self.answers if answer.kind is not Kind.CHAT)
 
     @property
     def errors(self) -> float:

@@ -44,6 +44,7 @@ def seen(found: Sum) -> str:
     said = [f"{fates[Fate.WHOLE]} of {len(found.answers)} whole ({found.resumed} resumed)"]
     said += [f"{fates[fate]} {fate}" for fate in (Fate.FAILED, Fate.REFUSED, Fate.ERROR, Fate.CUT) if fates[fate]]
     said += [f"{count}× {code}" for code, count in found.codes.most_common(3)]
+    said += [f"{found.hushed} connections closed early as if at their end"] if found.hushed else []
     said += [f"{each.name} {each.value:.4g}" for each in found.measures if each.value or each.limit != 0]
     return ", ".join(said)
 
@@ -85,6 +86,7 @@ def _document(fault: Fault, found: Sum) -> dict[str, Any]:
         "fates": dict(found.fates),
         "codes": dict(found.codes),
         "resumed": found.resumed,
+        "hushed": found.hushed,
         "silent": found.silent,
         "lost": found.lost,
         "duplicated": found.duplicated,

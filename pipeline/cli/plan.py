@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,10 +73,12 @@ def _played(demand: Demand, found: Plan, costs: Costs, settings: Settings, seed:
     """The simulation under the settings in force, with as many replicas at most as the plan has."""
     replicas = {need.part: need.replicas for need in found.needs}
     stage, admission = settings.generator.stage, settings.admission
+    rule = target_ongoing(stage.target_ongoing)
     setting = replace(
         world(demand.streams, demand.output_tokens, demand.retrieval, replicas["gateway"], costs),
         slots_each=stage.max_ongoing,
-        rule=target_ongoing(stage.target_ongoing),
+        rule=rule,
+        first=ceil(rule(demand.streams / 3, 1)),
         least=max(stage.min_replicas, 1),
         most=max(replicas["generator"], stage.min_replicas, 1),
         upscale_delay_s=stage.upscale_delay_s,

@@ -63,6 +63,8 @@ class World:
     slots_each: int = 256
     """Answers that one replica of the generator takes at once."""
     rule: Rule = field(default_factory=lambda: target_ongoing(128))
+    first: int = 1
+    """Replicas at the beginning."""
     least: int = 1
     most: int = 100
     upscale_delay_s: float = 3
@@ -105,7 +107,7 @@ class Simulation:
         self._running = 0
         self._line: deque[float] = deque()
         self._hold_s = FIRST_HOLD_S
-        self._replicas = self._ordered = world.least
+        self._replicas = self._ordered = min(max(world.first, world.least), world.most)
         self._looks: deque[tuple[float, int]] = deque()
         self._up_since: float | None = None
         self._down_since: float | None = None
