@@ -7,7 +7,6 @@ the costs; what nobody asked for is taken off first. Two crowds that saturate th
 import argparse
 import asyncio
 import json
-import shlex
 import sys
 import tempfile
 from asyncio.subprocess import PIPE
@@ -49,11 +48,12 @@ class Phase:
 
 
 PHASES = (
-    Phase("short", "headrace-direct", 16, SHORT),
-    Phase("long", "headrace-direct", 60, LONG),
-    Phase("prompt", "headrace-direct", 12, SHORT, MORE_WORDS),
-    Phase("retrieval", "headrace", 6, SHORT),
+    Phase("short", "headrace-direct", 24, SHORT),
+    Phase("long", "headrace-direct", 90, LONG),
+    Phase("prompt", "headrace-direct", 24, SHORT, MORE_WORDS),
+    Phase("retrieval", "headrace", 16, SHORT),
 )
+"""Nearly as much as two cores can answer: what batches costs less then, and a plan is for busy stages."""
 POINTS = (Phase("direct", "headrace-direct", 150, USUAL), Phase("grounded", "headrace", 60, USUAL))
 """More than two cores can answer."""
 
@@ -186,6 +186,7 @@ def costs(idle: Used, used: Mapping[str, Used]) -> dict[str, dict[str, float]]:
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Measure on a stack of its own, the starter corpus in its index."""
     obey_sigterm()
+    setting = facts()
     with tempfile.TemporaryDirectory(prefix="hk-", ignore_cleanup_errors=True) as folder:
         target = Headrace(Path(folder), options.config, settings=ALONE)
         async with simulated(Pace(50, 20, LONG)) as upstream, target.running(upstream.url) as endpoint:
@@ -198,7 +199,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     found = costs(idle, used)
     harness = {name: found.pop(name) for name in ("simulator", "clients")}
     foreign = max(each.foreign for each in (idle, *used.values(), *(each for _, each in points)))
-    record = {"command": shlex.join(["python", "-m", "loadtest.costs", *sys.argv[1:]]), **facts(), "foreign_cores": round(foreign, 2)}
+    record = {"command": f"python -m loadtest.costs --seconds {options.seconds:g}", **setting, "foreign_cores": round(foreign, 2)}
     return {"record": record, "parts": found, "harness": harness, "points": [_point(*each) for each in points]}
 
 

@@ -72,7 +72,7 @@ def plan(
 def _played(demand: Demand, found: Plan, costs: Costs, settings: Settings, seed: int) -> Story:
     """The simulation under the settings in force, with as many replicas at most as the plan has."""
     replicas = {need.part: need.replicas for need in found.needs}
-    stage, admission = settings.generator.stage, settings.admission
+    stage, admission = settings.generator.scaling, settings.admission
     rule = target_ongoing(stage.target_ongoing)
     setting = replace(
         world(demand.streams, demand.output_tokens, demand.retrieval, replicas["gateway"], costs),

@@ -85,7 +85,7 @@ def _need(name: str, cost: Cost, demand: Demand, settings: Settings) -> Need:
     if name == "gateway":
         bounds["streams"] = demand.streams * more / settings.gateway.max_streams
     elif name == "generator":
-        bounds["streams"] = demand.streams * more / settings.generator.stage.target_ongoing
+        bounds["streams"] = demand.streams * more / settings.generator.scaling.target_ongoing
     reason = max(bounds, key=lambda bound: bounds[bound])
     replicas = max(ceil(bounds[reason]), 1) if name in STAGES else 1
     if bounds[reason] <= 1:
