@@ -88,8 +88,10 @@ def _need(name: str, cost: Cost, demand: Demand, settings: Settings) -> Need:
         bounds["streams"] = demand.streams * more / settings.generator.scaling.target_ongoing
     reason = max(bounds, key=lambda bound: bounds[bound])
     replicas = max(ceil(bounds[reason]), 1) if name in STAGES else 1
-    if bounds[reason] <= 1:
-        reason = "one is enough" if name in STAGES else "one to a node"
+    if name not in STAGES:
+        reason = "more than one Valkey can do" if name == "valkey" and busy > FULL else "one to a node"
+    elif bounds[reason] <= 1:
+        reason = "one is enough"
     memory = replicas * cost.memory_bytes + demand.streams * cost.stream_bytes
     return Need(name, replicas, busy + replicas * cost.idle_cores, memory, reason)
 

@@ -61,8 +61,10 @@ def test_retrieval_is_counted_only_where_it_is_asked_for() -> None:
     assert replicas(Demand(10, 50, retrieval=False), known)["embedder"] == 1
 
 
-def test_of_what_has_no_replicas_there_is_one_however_busy() -> None:
-    assert replicas(demand(), costs(valkey=cost(1.0)))["valkey"] == 1
+def test_of_valkey_there_is_one_and_the_plan_says_when_that_is_too_little() -> None:
+    for request_s, reason in ((0.05, "one to a node"), (1.0, "more than one Valkey can do")):
+        valkey = next(need for need in sized(demand(), costs(valkey=cost(request_s)), SETTINGS).needs if need.part == "valkey")
+        assert (valkey.replicas, valkey.reason) == (1, reason)
 
 
 @given(st.floats(0.1, 1000), st.floats(1, 10_000), st.floats(1.1, 5))
