@@ -1,6 +1,7 @@
 """A steady open-loop load of streamed answers, some over each transport, by clients that resume as docs/transports.md says."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -19,8 +20,9 @@ from loadtest.chaos.answer import Answer, Attempt, Kind
 PATIENCE_S = 60.0
 """A client gives up an answer that has no end after so long; it is lost then."""
 
-PAUSE_S = 0.1
-"""Before a client that lost its connection tries again."""
+PAUSE_S, LONGEST_PAUSE_S = 0.1, 4.0
+"""Before a client that lost its connection tries again: twice as long each time nothing came, and up to half of it less, at random.
+Clients that try ten times a second keep a stack of two cores from starting."""
 
 CONNECTION_S = 25.0
 """A connection is given up after so long, which is several answers' time; where nothing comes, HTTP clients go after 15 s."""
@@ -83,15 +85,17 @@ class Load:
             await asyncio.gather(*self._tasks)
 
     async def _until_settled(self, answer: Answer) -> None:
-        key = uuid4().hex
+        key, pause = uuid4().hex, PAUSE_S
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
                 while not answer.settled:
+                    read = answer.events
                     await self._connected(answer, key)
                     if answer.kind is Kind.CHAT:
                         break
+                    pause = PAUSE_S if answer.events > read else min(2 * pause, LONGEST_PAUSE_S)
                     if not answer.settled:
-                        await asyncio.sleep(PAUSE_S)
+                        await asyncio.sleep(pause * random.uniform(0.5, 1))
         answer.ended = answer.ended or time.monotonic()
 
     async def _connected(self, answer: Answer, key: str) -> None:

@@ -10,11 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.chaos.account import Sum
-from loadtest.chaos.answer import Fate
+from loadtest.chaos.answer import Answer, Fate
 from loadtest.chaos.scene import Fault
 from loadtest.chaos.table import ELSEWHERE
 
 HEADINGS = ("#", "fault", "N", "expected", "seen", "silent", "lost", "twice", "back p50/p95", "goal", "met")
+
+ODD = 20
+"""Answers of one fault that are told in full."""
 
 Found = Mapping[Fault, Sum]
 """What was found of each fault that was injected."""
@@ -93,4 +96,12 @@ def _document(fault: Fault, found: Sum) -> dict[str, Any]:
         "recovery_s": [trial.recovery_s for trial in found.trials],
         "measures": [asdict(measure) | {"met": measure.met} for measure in found.measures],
         "broken": found.broken,
+        "odd": [_odd(answer) for answer in found.answers if answer.fate in (Fate.SILENT, Fate.LOST, Fate.ERROR) or answer.duplicated][:ODD],
     }
+
+
+def _odd(answer: Answer) -> dict[str, Any]:
+    """An answer that must not be, as far as it helps to find out why."""
+    told = asdict(answer)
+    told["attempts"] = len(answer.attempts)
+    return told | {"fate": answer.fate, "pieces": answer.text[-80:], "words": answer.words}
