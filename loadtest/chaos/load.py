@@ -56,6 +56,7 @@ class Load:
         """`url` is the OpenAI base URL; `http` must keep no connection, so that each answer has its own."""
         self._url, self._key, self._http, self._plan = url, key, http, plan
         self._tasks: set[asyncio.Task[None]] = set()
+        self._errors: list[BaseException] = []
         self.answers: list[Answer] = []
 
     @property
@@ -76,13 +77,25 @@ class Load:
         self.answers.append(answer)
         task = asyncio.create_task(self._until_settled(answer))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return answer
 
+    def abandon(self) -> None:
+        """Have every client give up."""
+        for task in self._tasks:
+            task.cancel()
+
     async def drain(self) -> None:
-        """Wait until every client is through."""
+        """Wait until every client is through; raises what a client itself did wrong."""
         while self._tasks:
-            await asyncio.gather(*self._tasks)
+            await asyncio.wait(self._tasks)
+        for error in self._errors:
+            raise error
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._errors.append(error)
 
     async def _until_settled(self, answer: Answer) -> None:
         key, pause = uuid4().hex, PAUSE_S
