@@ -1,13 +1,15 @@
 # The verbs of headrace; `make` alone lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test test-full check load bench bench-bulk bench-citations bench-embedder bench-retrieval bench-search train-router lock clean
+.PHONY: help serve stop test test-full check load chaos bench bench-bulk bench-citations bench-embedder bench-retrieval bench-search train-router lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCKS := requirements/torch.txt requirements/runtime.txt requirements/models.txt
 SCENARIO ?= burst
+# Numbers of faults for `make chaos`; none is all of them.
+ONLY ?=
 # A folder of public data sets; tests that need it are skipped where it is empty.
 DATA ?=
 PYTEST := DATA="$(DATA)" $(BIN)/python -m pytest
@@ -38,6 +40,9 @@ check: $(VENV)/.dev ## Format, lint, types, import rules, house rules
 
 load: $(VENV)/.runtime ## Put load on a stack of its own, or on HOST=URL: SCENARIO=burst (docs/load.md has the others)
 	$(BIN)/python -m loadtest $(if $(HOST),--host "$(HOST)") $(if $(DATA),--data "$(DATA)") "$(SCENARIO)"
+
+chaos: $(VENV)/.runtime ## Inject faults into a loaded stack of its own: ONLY=1,6 for some of them
+	$(BIN)/python -m loadtest.chaos --only "$(ONLY)"
 
 bench: $(VENV)/.runtime ## Measure against the simulator, bare Serve apps beside
 	$(BIN)/python -m loadtest.bench

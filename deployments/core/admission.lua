@@ -54,6 +54,13 @@ local function conclude(id, lease, prompt, served, well, now)
   finish(id, lease, prompt, served, now)
 end
 
+-- How many start before a lease; 0 where it does not wait.
+local function place_of(id, lease)
+  if lease.state ~= 'wait' then return 0 end
+  local own = redis.call('LPOS', 'hr:adm:line:' .. lease.class .. ':' .. lease.tenant, id)
+  return ahead(lease.tenant, lease.class, own or 0)
+end
+
 -- admit(ask): {'run' or 'wait' or 'free' or why not, ms to wait, what, requests left, tokens left, tokens charged}; left is
 -- {limit, left, ms until all of it is}. 'left' is one whose caller had left before it came: it is not let in.
 local function admit(keys, args)
@@ -61,7 +68,7 @@ local function admit(keys, args)
   reap(now)
   tune(ask)
   local known = load(ask.id)
-  if known then return reply(known.state, 0, '', {}, known.charged) end
+  if known then return reply(known.state, 0, tostring(place_of(ask.id, known)), {}, known.charged) end
   if not ask.again and settled(ask.id) then return reply('left', 0, '', {}, 0) end
   local typical = number(redis.call('HGET', rate_key(ask.tenant), 'p95'), ask.typical)
   local tokens = ask.prompt + math.min(ask.most_output, math.ceil(typical))
@@ -150,12 +157,7 @@ local function meter(keys, args)
         end
       end
       save(id, lease)
-      local before = 0
-      if state == 'wait' then
-        local own = redis.call('LPOS', 'hr:adm:line:' .. lease.class .. ':' .. lease.tenant, id)
-        before = ahead(lease.tenant, lease.class, own or 0)
-      end
-      answers[place] = {state, lease.charged, before}
+      answers[place] = {state, lease.charged, place_of(id, lease)}
     end
   end
   dispatch(now)

@@ -41,6 +41,8 @@ class Job:
     max_tokens: int | None = None
     words: int | None = None
     """The length every answer must have."""
+    more_words: int = 0
+    """Of every question, behind the question itself."""
 
 
 @dataclass(slots=True)
@@ -117,7 +119,8 @@ class Driver:
             connection.close()
 
     def _request(self) -> bytes:
-        message = {"role": "user", "content": question(next(self._numbers))}
+        text = question(next(self._numbers)) + " and so on" * (self._job.more_words // 3)
+        message = {"role": "user", "content": text}
         fields: dict[str, object] = {"model": self._job.model, "messages": [message]}
         if self._job.stream:
             fields["stream"] = True

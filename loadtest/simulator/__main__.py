@@ -25,7 +25,8 @@ One request can ask for its own behaviour through the model name, any name follo
   sim@hang          no byte at all
   sim@stall=10      silence after 10 words;  cut=10 closes the connection there;  malformed=10 sends one broken event
   sim@error,times=2 the fault strikes only the first 2 requests with the same [[marker:NAME]] (or model name)
-GET /sim/stats tells what became of every answer, POST /sim/reset forgets it."""
+GET /sim/stats tells what became of every answer, POST /sim/reset forgets it. POST /sim/faults with {"error": 1.0, "status": 429} sets
+the probabilities of faults from now on, all that it does not name to 0."""
 
 
 def arguments() -> argparse.ArgumentParser:

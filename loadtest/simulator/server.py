@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
             if (method, path) == ("POST", "/v1/chat/completions"):
                 self._begin(body, keep)
             else:
-                self._transport.write(self._service.reply(method, path))
+                self._transport.write(self._service.reply(method, path, body))
                 self._served(keep)
 
     def _begin(self, body: bytes, keep: bool) -> None:

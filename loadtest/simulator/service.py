@@ -5,14 +5,14 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from loadtest.simulator import frames, plan
 from loadtest.simulator.answers import Answer, Step, called, streamed, whole
-from loadtest.simulator.faults import Fault, Kind
+from loadtest.simulator.faults import Fault, Faults, Kind
 from loadtest.simulator.ledger import Entry, Ledger
 from loadtest.simulator.ticker import Ticker
 
@@ -152,7 +152,15 @@ class Service:
         if due is not None:
             self._ticker.add(due, answer)
 
-    def reply(self, method: str, path: str) -> bytes:
+    def _become(self, body: bytes) -> bytes:
+        """Have the faults of the body from now on; those it does not name are off."""
+        try:
+            self._profile = replace(self._profile, faults=Faults(**orjson.loads(body)))
+        except (ValueError, TypeError) as error:
+            return frames.failure(400, f"not faults: {error}", "invalid_request")
+        return frames.response(200, {"status": "ok"})
+
+    def reply(self, method: str, path: str, body: bytes = b"") -> bytes:
         """Return the response to a request that is not a chat request."""
         match method, path:
             case "GET", "/health":
@@ -165,6 +173,8 @@ class Service:
             case "POST", "/sim/reset":
                 self._ledger.reset()
                 return frames.response(200, {"status": "ok"})
+            case "POST", "/sim/faults":
+                return self._become(body)
             case _:
                 return frames.failure(404, f"{method} {path} is not simulated", "unknown_url")
 

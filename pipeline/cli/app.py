@@ -13,6 +13,7 @@ from pipeline.cli import (
     keys,
     models,
     openapi,
+    plan,
     prompts,
     reload,
     serve,
@@ -39,6 +40,7 @@ app.command("doctor")(doctor.doctor)
 app.command("usage")(usage.usage)
 app.command("trace")(trace.trace)
 app.command("openapi")(openapi.openapi)
+app.command("plan")(plan.plan)
 app.add_typer(stores.app, name="stores")
 app.add_typer(files.app, name="files")
 app.add_typer(tenants.app, name="tenants")

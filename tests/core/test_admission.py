@@ -342,6 +342,16 @@ def test_asking_again_with_the_same_name_charges_once(functions: Functions) -> N
     assert (second[0], second[5], functions.used("a")) == (first[0], first[5], 60)
 
 
+def test_who_waits_and_asks_again_is_told_its_place(functions: Functions) -> None:
+    """The answer of the first may have been lost, as when Valkey hung."""
+    functions.begin(["a"])
+    pool = ask("1")["pool"] | {"low": 1, "high": 1}
+    for name in ("1", "2"):
+        functions.call("hr_admit", ask(name, pool=pool))
+    first, second = (functions.call("hr_admit", ask("3", pool=pool)) for _ in range(2))
+    assert (first[0], first[2]) == (second[0], second[2]) == ("wait", "1")
+
+
 def test_settling_again_changes_nothing(functions: Functions) -> None:
     """The reply to the first may have been lost."""
     functions.begin(["a"])

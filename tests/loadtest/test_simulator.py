@@ -241,6 +241,25 @@ def test_a_malformed_event_is_followed_by_the_rest(simulator: Simulator) -> None
     assert b"[DONE]" in raw.data
 
 
+def test_faults_can_be_set_while_it_runs(spawn: Callable[..., Simulator]) -> None:
+    simulator = spawn("--ttft-ms", "1", "--itl-ms", "1", "--tokens", "3")
+
+    question = json.dumps({"model": "sim", "messages": ask("hello")}).encode()
+
+    def statuses(faults: bytes) -> list[int]:
+        found: list[int] = []
+        for path, body in (("/sim/faults", faults), ("/v1/chat/completions", question)):
+            connection = http.client.HTTPConnection("127.0.0.1", simulator.port)
+            connection.request("POST", path, body)
+            found.append(connection.getresponse().status)
+            connection.close()
+        return found
+
+    assert statuses(b'{"error": 1.0, "status": 429}') == [200, 429]
+    assert statuses(b'{"explode": 1.0}') == [400, 429]
+    assert statuses(b"{}") == [200, 200]
+
+
 def test_an_unknown_wish_is_refused(simulator: Simulator) -> None:
     with simulator.client() as client, pytest.raises(BadRequestError, match="cannot read 'explode=1'"):
         client.chat.completions.create(model="sim@explode=1", messages=ask("hello"))
