@@ -7,7 +7,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentResponse, DeploymentResponseGenerator
 
-from deployments.core.errors import HeadraceError, Overloaded
+from deployments.core.errors import HeadraceError, Overloaded, StreamInterrupted
 
 
 async def call(response: DeploymentResponse[Any] | DeploymentResponseGenerator[Any]) -> Any:
@@ -17,9 +17,12 @@ async def call(response: DeploymentResponse[Any] | DeploymentResponseGenerator[A
     """
     try:
         return await cast(DeploymentResponse[Any], response)
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as error:
         response.cancel()
-        raise
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise
+        # Not we are to end, but the far side was: who takes that for a cancellation of ours ends an answer as if it were wanted so.
+        raise StreamInterrupted("a part of headrace was ended within a call") from error
     except BackPressureError as error:
         raise Overloaded("too many requests are waiting", retry_after_s=1) from error
     except RayTaskError as error:

@@ -70,7 +70,7 @@ class ChatStream:
             case Finished(reason=reason, usage=used):
                 return self._end(index, reason, used)
             case Cancelled():
-                return self._end(index, "stop", Usage())
+                return self.failed(envelope.ended())
             case Failed():
                 return self.failed(envelope.Broken(delta))
             case _:
@@ -135,7 +135,7 @@ class Choice:
             case Failed():
                 raise envelope.Broken(delta)
             case Cancelled():
-                self.finished = Finished(delta.seq, "stop", Usage())
+                raise envelope.ended()
             case _:
                 pass
 

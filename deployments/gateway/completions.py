@@ -95,10 +95,12 @@ class Completion:
             match delta:
                 case Text(text=text):
                     self._texts[index].append(text)
-                case Finished() | Cancelled():
-                    self._ends[index] = _end(delta)
+                case Finished():
+                    self._ends[index] = delta
                 case Failed():
                     raise envelope.Broken(delta)
+                case Cancelled():
+                    raise envelope.ended()
                 case _:
                     pass
         if len(self._ends) < len(self._texts):
@@ -110,11 +112,13 @@ class Completion:
         match delta:
             case Text(text=text):
                 return self._text(text, index)
-            case Finished() | Cancelled():
-                self._ends[index] = _end(delta)
+            case Finished():
+                self._ends[index] = delta
                 return self._last(index)
             case Failed():
                 return self.failed(envelope.Broken(delta))
+            case Cancelled():
+                return self.failed(envelope.ended())
             case _:
                 return b""
 
@@ -139,10 +143,6 @@ class Completion:
     def _chunk(self, text: str, index: int, reason: str | None = None) -> bytes:
         shape: dict[str, Any] = self._fixed | {"choices": [_choice(text, index, reason)], "usage": None}
         return b"data: " + _encode(shape) + b"\n\n"
-
-
-def _end(delta: Finished | Cancelled) -> Finished:
-    return delta if isinstance(delta, Finished) else Finished(delta.seq, "stop", Usage(), delta.at)
 
 
 def _choice(text: str, index: int, reason: str | None) -> dict[str, Any]:

@@ -9,13 +9,18 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from deployments.core.errors import HeadraceError, InvalidRequest, Late, NoSuchUrl, TooLarge
+from deployments.core.errors import HeadraceError, InvalidRequest, Late, NoSuchUrl, StreamInterrupted, TooLarge
 from deployments.core.sql import away
 from deployments.core.types import Failed
 
 _logger = logging.getLogger("headrace.gateway")
 
 _BY_CODE = {"missing": "missing_required_parameter", "json_invalid": "invalid_json"}
+
+
+def ended() -> StreamInterrupted:
+    """What a reader is told of an answer that was cancelled while it was read: what it has is not the whole."""
+    return StreamInterrupted("the answer was ended before it was complete")
 
 
 class Broken(HeadraceError):

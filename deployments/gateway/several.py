@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from deployments.core.errors import HeadraceError
 from deployments.core.follow import Follower
 from deployments.core.lease import Lease
-from deployments.core.types import Delta, Failed, Last, Opened, Turn
+from deployments.core.types import Cancelled, Delta, Failed, Last, Opened, Turn
 from deployments.gateway.context import Context
 from deployments.gateway.envelope import Broken
 from deployments.gateway.replies import STREAM_HEADERS, Client, answering, nudging
@@ -96,7 +96,7 @@ class SeveralStreams(Response):
         while True:
             body += self._encoder.encode(deltas, index) if deltas else b": keep-alive\n\n"
             if deltas and isinstance(deltas[-1], Last):
-                left = 0 if isinstance(deltas[-1], Failed) else left - 1
+                left = 0 if isinstance(deltas[-1], Failed | Cancelled) else left - 1
             if body:
                 await client.send({"type": "http.response.body", "body": body, "more_body": left > 0})
                 body = b""

@@ -68,20 +68,21 @@ class Backend:
         Closing the iterator closes the connection, which ends the generation.
         """
         loop = asyncio.get_running_loop()
-        first = min(last, loop.time() + self._settings.first_token_timeout_s)
+        until = min(last, loop.time() + self._settings.first_token_timeout_s)
         request, reader = self._request(generation, said), EventReader()
         try:
-            async with Patience(first) as limit, self._open(request) as response:
+            async with Patience(until) as limit, self._open(request) as response:
                 async for received in response.aiter_bytes():
                     piece = reader.feed(received)
+                    given, limit.until = loop.time(), Patience.never
                     yield piece
                     if piece.done:
                         return
                     if piece.text or piece.calls:
-                        until = min(last, loop.time() + self._settings.inter_token_timeout_s)
-                        if limit.until == first:
-                            limit.sooner(until)
-                        limit.until = until
+                        until = loop.time() + self._settings.inter_token_timeout_s
+                    else:
+                        until += loop.time() - given  # what its reader took is not the backend's
+                    limit.until = min(last, until)
         except openai.APIStatusError as error:
             raise _refused(error) from error
         except openai.APIConnectionError as error:

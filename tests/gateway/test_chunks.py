@@ -3,6 +3,9 @@
 import json
 from typing import Any
 
+import pytest
+
+from deployments.core.errors import StreamInterrupted
 from deployments.core.types import Called, Cancelled, Delta, Finished, Message, Opened, Principal, Sampling, Text, Turn, Usage
 from deployments.gateway.chunks import ChatBody, ChatStream
 
@@ -44,7 +47,11 @@ def test_answers_side_by_side_end_once_with_the_prompt_counted_once() -> None:
     assert b'"prompt_tokens":7,"completion_tokens":7,"total_tokens":14' in last
 
 
-def test_an_answer_that_was_cancelled_ends() -> None:
+def test_an_answer_that_was_cancelled_does_not_look_whole() -> None:
     encoder, whole = ChatStream(TURN, include_usage=False), ChatBody(TURN)
-    assert encoder.encode([Text(1, "a"), Cancelled(2)]).endswith(b"data: [DONE]\n\n")
-    assert whole.feed([Text(1, "a"), Cancelled(2)])
+    told = encoder.encode([Text(1, "a"), Cancelled(2)])
+    assert b'"code":"stream_interrupted"' in told
+    assert b"[DONE]" not in told
+    assert b'"finish_reason":"' not in told
+    with pytest.raises(StreamInterrupted):
+        whole.feed([Text(1, "a"), Cancelled(2)])

@@ -71,6 +71,15 @@ async def test_an_answer_comes_whole_and_in_order(backend: Backend) -> None:
     assert (await read(backend)).split() == WORDS.split()
 
 
+async def test_a_reader_may_be_slower_than_the_backend_may(backend: Backend) -> None:
+    words, waits = "", iter((1.0, 0.6))
+    async with aclosing(stream(backend, generation(Sampling(), 10))) as pieces:
+        async for piece in pieces:
+            words += piece.text
+            await asyncio.sleep(next(waits, 0))  # longer than the 0.5 s and 0.3 s of this backend's patience
+    assert words.split() == WORDS.split()
+
+
 async def test_sampling_is_passed_on(backend: Backend) -> None:
     assert len((await read(backend, Sampling(max_tokens=3))).split()) == 3
 
