@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _LIVE = ("queued", "running")
 INGEST, RESPOND, REMEMBER, EXPIRE = "ingest", "respond", "remember", "expire"
 
+MOST_WAITING = 1000
+"""Waiting jobs that are counted; more make no difference to anybody."""
 
 EPOCHS_PER_LEASE = 256
 """Epochs of a response log that belong to one fence: takeovers within one lease, each with an epoch of its own."""
@@ -159,6 +161,15 @@ class Jobs:
         live = JobRow.status.in_(_LIVE) & ((JobRow.kind == kind) if kind else True)
         async with self._store.session() as session:
             return await session.scalar(select(func.count()).select_from(JobRow).where(live)) or 0
+
+    async def waiting(self) -> tuple[int, float]:
+        """How many jobs are due that nobody holds, up to `MOST_WAITING`, and for how many seconds the oldest has been; one statement."""
+        now = self._now()
+        due = JobRow.status.in_(_LIVE) & (JobRow.run_at <= now) & (JobRow.leased_until <= now)
+        oldest = select(JobRow.run_at).where(due).order_by(JobRow.run_at).limit(MOST_WAITING).subquery()
+        async with self._store.session() as session:
+            count, since = (await session.execute(select(func.count(), func.min(oldest.c.run_at)).select_from(oldest))).one()
+        return count, (now - since) / 1000 if count else 0.0
 
     async def _row(self, session: AsyncSession, tenant: str, kind: str, subject: str) -> JobRow | None:
         named = (JobRow.tenant_id == tenant) & (JobRow.kind == kind) & (JobRow.subject == subject)

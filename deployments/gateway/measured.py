@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -16,6 +17,8 @@ from deployments.core.telemetry import (
     CLIENT_RETRIES,
     FAIRNESS,
     FIRST_TOKEN,
+    JOB_AGE,
+    JOBS_WAITING,
     MODELS,
     OUTPUT_TOKEN,
     OVERHEAD,
@@ -35,6 +38,11 @@ from deployments.gateway.context import Context
 
 EVERY_S = 2.0
 """Pause between two looks at what is open now."""
+
+JOBS_EVERY_S = 10.0
+"""Pause between two looks at what waits for a worker: one statement."""
+
+_logger = logging.getLogger("headrace.measured")
 
 _RETRIES = b"x-stainless-retry-count"
 
@@ -128,6 +136,18 @@ def shown(timings: Timings) -> list[tuple[bytes, bytes]]:
 def comment(timings: Timings) -> bytes:
     """The stages so far, as a comment in a stream: every client passes over it."""
     return b": headrace-timing " + msgspec.json.encode(timings.stages) + b"\n\n"
+
+
+async def backlog(parts: Context) -> None:
+    """Say what waits for a worker, again and again, until cancelled."""
+    while True:
+        try:
+            waiting, oldest_s = await parts.store.jobs.waiting()
+            JOBS_WAITING.set(waiting)
+            JOB_AGE.set(oldest_s)
+        except Exception:
+            _logger.exception("can not see how much waits")
+        await asyncio.sleep(JOBS_EVERY_S)
 
 
 async def pulse(parts: Context) -> None:
