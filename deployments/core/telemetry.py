@@ -72,9 +72,17 @@ class Counter(Metric):
 
     kind = "counter"
 
+    def __init__(self, name: str, says: str, *labels: str):
+        super().__init__(name, says, *labels)
+        self.counted: dict[tuple[str, ...], float] = {}
+        """What this process has added, by labels."""
+
     def add(self, *labels: str, by: float = 1) -> None:
         """Add to it."""
-        if self._carrier and by > 0:
+        if by <= 0:
+            return
+        self.counted[labels] = self.counted.get(labels, 0) + by
+        if self._carrier:
             self._carrier.inc(by, self._tags(labels))
 
     def _made(self, makes: Makes) -> Any:

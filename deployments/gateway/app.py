@@ -27,6 +27,7 @@ from deployments.gateway.api import (
     files,
     health,
     models,
+    ops,
     prompts,
     responses,
     search,
@@ -48,7 +49,7 @@ from deployments.gateway.rules import rules
 
 _ANSWERS = (chat_completions, completions, responses, sockets, conversations, embeddings, models)
 _STORES = (vector_stores, file_batches, search)
-_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, catalogue, prompts, canaries, usage, traces, health)
+_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, catalogue, prompts, canaries, usage, traces, ops, health)
 
 
 def build_app(context: Context) -> App:
