@@ -72,7 +72,7 @@ def observe(settings: Settings) -> None:
     )
     with ExitStack() as held:
         prometheus = held.enter_context(_running(folder, command, {}))
-        _say(f"Prometheus  {url}/graph, its alerts {url}/alerts")
+        _say(f"Prometheus  {url}")
         held.enter_context(_grafana(folder, ports[1], url))
         _say("Ctrl-C ends it.")
         while prometheus.poll() is None:

@@ -9,6 +9,16 @@ from typing import Any
 OPS = Path(__file__).parents[1] / "ops"
 PAGE = OPS / "grafana" / "headrace.json"
 
+RAYS = {
+    "ray_node_cpu_utilization",
+    "ray_node_mem_used",
+    "ray_serve_autoscaling_target_replicas",
+    "ray_serve_deployment_queued_queries",
+    "ray_serve_deployment_replica_healthy",
+    "ray_serve_replica_processing_queries",
+}
+"""Metrics of Ray that rules and panels may ask for."""
+
 WIDE, HIGH, COLUMNS = 8, 8, 24
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 

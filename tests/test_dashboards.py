@@ -15,20 +15,12 @@ import yaml
 from deployments.core import errors
 from deployments.core.telemetry import METRICS, Histogram
 from tests import dashboard
-from tests.dashboard import OPS
+from tests.dashboard import OPS, RAYS
 
 PROMETHEUS = OPS / "prometheus"
 RULES = sorted(PROMETHEUS.glob("rules/*.yml"))
 DOCS = OPS.parent / "docs"
 OURS = {series: one.name for one in METRICS for series in (one.name, *(f"{one.name}_{end}" for end in ("bucket", "sum", "count")))}
-RAYS = {
-    "ray_node_cpu_utilization",
-    "ray_node_mem_used",
-    "ray_serve_autoscaling_target_replicas",
-    "ray_serve_deployment_queued_queries",
-    "ray_serve_deployment_replica_healthy",
-    "ray_serve_replica_processing_queries",
-}
 NO_FAILURE = {"", "cancelled", "key_revoked", "client_too_slow", errors.ContextTooLong.code}
 
 

@@ -1,6 +1,7 @@
 """What a running stack measures, as those see it who operate it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,19 +12,35 @@ from typing import Any
 import httpx2
 import pytest
 
+from deployments.core.config import environment
 from deployments.core.telemetry import METRICS
-from tests.dashboard import OPS
+from tests.dashboard import OPS, RAYS
 from tests.integration.conftest import Stack
 
 pytestmark = pytest.mark.integration
 
 RARE = {
-    "headrace_client_retries_total", "headrace_socket_closes_total", "headrace_stream_aborts_total", "headrace_stream_resumes_total",
-    "headrace_stream_replayed_events_total", "headrace_admission_wait_seconds", "headrace_retrieval_empty_total", "headrace_retrieval_score",
-    "headrace_unanswered_total", "headrace_fallbacks_total", "headrace_hedges_total", "headrace_tool_calls_total",
-    "headrace_jobs_total", "headrace_job_duration_seconds", "headrace_backend_breaker_state", "headrace_backend_calls",
-}  # fmt: skip
+    "headrace_client_retries_total",
+    "headrace_socket_closes_total",
+    "headrace_stream_aborts_total",
+    "headrace_stream_resumes_total",
+    "headrace_stream_replayed_events_total",
+    "headrace_admission_wait_seconds",
+    "headrace_retrieval_empty_total",
+    "headrace_retrieval_score",
+    "headrace_unanswered_total",
+    "headrace_fallbacks_total",
+    "headrace_hedges_total",
+    "headrace_tool_calls_total",
+    "headrace_jobs_total",
+    "headrace_job_duration_seconds",
+    "headrace_backend_breaker_state",
+    "headrace_backend_calls",
+}
 """Told of only once something happens that plain questions do not bring about."""
+
+
+HEALTHY = "ray_serve_deployment_replica_healthy"
 
 
 def ask(stack: Stack) -> None:
@@ -60,38 +77,43 @@ def test_top_shows_every_stage_and_the_answers(stack: Stack) -> None:
 
 
 def test_prometheus_has_what_is_measured_by_its_name(stack: Stack) -> None:
-    pytest.importorskip("shutil").which("prometheus") or pytest.skip("there is no Prometheus: apt install prometheus")
+    shutil.which("prometheus") or pytest.skip("there is no Prometheus: apt install prometheus")
+    environ = environment(HEADRACE_DATA_DIR=str(stack.data_dir))
     command = [sys.executable, "-m", "pipeline.observe"]
-    environ = {"HEADRACE_DATA_DIR": str(stack.data_dir)}
-    process = subprocess.Popen(["env", *(f"{k}={v}" for k, v in environ.items()), *command], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[1].removesuffix("/graph")
-        ask(stack)
-
-        def names() -> set[str]:
-            try:
-                return set(httpx2.get(f"{url}/api/v1/label/__name__/values").json()["data"])
-            except httpx2.HTTPError:
-                return set()
-
-        def missing() -> set[str]:
-            held = names()
-            return {one.name for one in METRICS if not {one.name, f"{one.name}_bucket"} & held} - RARE
-
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
         try:
-            eventually(lambda: not missing(), 90)
-        except AssertionError:
-            pytest.fail(
-                f"did not come: {sorted(missing())}; came: {sorted(one for one in names() if 'headrace' in one or 'gen_ai' in one)}"
-            )
-        assert not [one for one in names() if one.startswith(("ray_headrace", "ray_gen_ai"))]
-        rules = httpx2.get(f"{url}/api/v1/rules").json()["data"]["groups"]
-        assert {one["file"].rsplit("/", 1)[1] for one in rules} == {path.name for path in (OPS / "prometheus" / "rules").glob("*.yml")}
-        assert all(rule["health"] != "err" for group in rules for rule in group["rules"])
-        dump = httpx2.get(f"{url}/api/v1/query", params={"query": "ray_serve_autoscaling_target_replicas"}).json()["data"]["result"]
-        assert {one["metric"]["deployment"] for one in dump} >= {"gateway", "generator"}
-    finally:
-        process.send_signal(signal.SIGINT)
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[1]
+            ask(stack)
+            expect(url)
+        finally:
+            process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     assert not list((stack.data_dir / "observe").glob("*.pid"))
+
+
+def expect(url: str) -> None:
+    """Wait until the metrics are there, under the names that rules and dashboard use; then look at the rules."""
+
+    def asked(path: str, **query: str) -> Any:
+        try:
+            return httpx2.get(f"{url}/api/v1/{path}", params=query).json()["data"]
+        except (httpx2.HTTPError, ValueError):  # it is still beginning
+            return []
+
+    def missing() -> list[str]:
+        held = set(asked("label/__name__/values"))
+        return sorted({one.name for one in METRICS if not {one.name, f"{one.name}_bucket"} & held} - RARE)
+
+    try:
+        eventually(lambda: not missing(), 90)
+    except AssertionError:
+        pytest.fail(f"did not come: {missing()}")
+    names = asked("label/__name__/values")
+    assert not [one for one in names if one.startswith(("ray_headrace", "ray_gen_ai"))]
+    assert set(asked("label/le/values", **{"match[]": "gen_ai_server_time_to_first_token_seconds_bucket"})) >= {"1.0"}
+    assert {one["metric"]["deployment"] for one in asked("query", query=HEALTHY)["result"]} >= {"gateway", "generator"}
+    assert set(names) >= RAYS
+    groups = asked("rules")["groups"]
+    assert {one["file"].rsplit("/", 1)[1] for one in groups} == {path.name for path in (OPS / "prometheus" / "rules").glob("*.yml")}
+    assert not [rule for group in groups for rule in group["rules"] if rule["health"] == "err"]
