@@ -17,6 +17,6 @@ class Stage(msgspec.Struct, frozen=True):
 class Board(Protocol):
     """What knows the stages."""
 
-    async def stages(self) -> list[Stage]:
-        """Every stage; raises whatever keeps it from knowing."""
+    async def stages(self) -> list[Stage] | None:
+        """Every stage; None where it can not know."""
         ...

@@ -1,6 +1,6 @@
 """/admin/ops and `headrace top`: how things are now."""
 
-from collections.abc import Sequence
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from deployments.core.errors import BackendFailed
 from deployments.core.telemetry import CACHE_LOOKUPS
 from deployments.gateway.board import Stage
-from deployments.gateway.client import stages
+from deployments.gateway.client import EVERY_S, ServeBoard, stages
 from deployments.gateway.lately import KEPT_S, Lately
 from pipeline.cli.app import app
 from pipeline.cli.top import shown
@@ -27,10 +27,8 @@ class Known:
     def __init__(self, *known: Stage):
         self._known = known
 
-    async def stages(self) -> Sequence[Stage]:
-        if not self._known:
-            raise TimeoutError
-        return self._known
+    async def stages(self) -> list[Stage] | None:
+        return list(self._known) or None
 
 
 def show(house: House, board: Any) -> None:
@@ -114,6 +112,32 @@ def test_serves_details_are_read():
     replicas = [{"state": "RUNNING"}, {"state": "STARTING"}]
     deployments = {"router": {"status": "UPSCALING", "target_num_replicas": 2, "replicas": replicas}}
     assert stages({"applications": {"headrace": {"deployments": deployments}}}) == [Stage("router", "upscaling", 2, 1)]
+
+
+class Serve:
+    """A controller that counts how often it is asked, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.fails, self.now_s = 0, False, 0.0
+
+    async def tell(self) -> dict[str, Any]:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self.fails:
+            raise TimeoutError
+        return {"applications": {}}
+
+
+async def test_serve_is_asked_once_in_two_seconds_however_many_ask_here():
+    serve = Serve()
+    board = ServeBoard(serve.tell, lambda: serve.now_s)
+    assert await asyncio.gather(*(board.stages() for _ in range(20))) == [[]] * 20
+    assert serve.asked == 1
+    serve.fails, serve.now_s = True, EVERY_S
+    assert await asyncio.gather(*(board.stages() for _ in range(20))) == [None] * 20
+    assert serve.asked == 2
+    serve.fails, serve.now_s = False, 2 * EVERY_S
+    assert await board.stages() == []
 
 
 SEEN: dict[str, Any] = {
