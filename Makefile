@@ -1,7 +1,7 @@
 # The verbs of headrace; `make` alone lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test test-full check load chaos bench bench-bulk bench-citations bench-embedder bench-retrieval bench-search train-router lock clean
+.PHONY: help serve stop observe test test-full check load chaos bench bench-bulk bench-citations bench-embedder bench-retrieval bench-search train-router lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,6 +24,9 @@ serve: $(VENV)/.runtime ## Set everything up, start, print the URL; Ctrl-C ends 
 
 stop: $(VENV)/.runtime ## End what `make serve` started
 	@$(BIN)/headrace stop
+
+observe: $(VENV)/.runtime ## Show what `make serve` measures in Prometheus, and Grafana where it is installed
+	@$(BIN)/python -m pipeline.observe
 
 test: $(VENV)/.dev ## Run the tests in two processes (DATA=folder for the public data sets)
 	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder

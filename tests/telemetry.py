@@ -25,8 +25,9 @@ _INTRODUCTION = """# Metrics
 
 Every metric of headrace, from `deployments/core/telemetry.py`; a test keeps this page and the code the same (`python -m tests.telemetry`
 writes it). They come out of the Prometheus endpoint that Ray has on every node, with `ray_` before each name and Ray's own labels beside
-ours; Prometheus finds the endpoints in the file that Ray keeps at `/tmp/ray/prom_metrics_service_discovery.json`. Ray Serve's metrics
-(`ray_serve_*`) stand beside them.
+ours; on a cluster Prometheus finds the endpoints in the file that Ray's head keeps at
+`/tmp/ray/prom_metrics_service_discovery.json`; beside `make serve`, whose Ray has no dashboard and keeps none, `make observe` finds them.
+Ray Serve's metrics (`ray_serve_*`) stand beside them.
 
 No label holds a tenant, a user, a key, an id or a text. Names of models and backends are the operator's, and at most 64 of each; others
 are `other`. What a tenant used is in `headrace usage`.

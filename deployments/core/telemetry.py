@@ -72,9 +72,17 @@ class Counter(Metric):
 
     kind = "counter"
 
+    def __init__(self, name: str, says: str, *labels: str):
+        super().__init__(name, says, *labels)
+        self.counted: dict[tuple[str, ...], float] = {}
+        """What this process has added, by labels."""
+
     def add(self, *labels: str, by: float = 1) -> None:
         """Add to it."""
-        if self._carrier and by > 0:
+        if by <= 0:
+            return
+        self.counted[labels] = self.counted.get(labels, 0) + by
+        if self._carrier:
             self._carrier.inc(by, self._tags(labels))
 
     def _made(self, makes: Makes) -> Any:
@@ -188,6 +196,8 @@ BACKEND_CALLS = Gauge("headrace_backend_calls", "Calls of a backend that are und
 TOOL_CALLS = Counter("headrace_tool_calls_total", "Calls that models asked for, by what became of them.", "decision")
 
 JOBS = Counter("headrace_jobs_total", "Attempts at jobs, by how they ended.", "kind", "outcome")
+JOBS_WAITING = Gauge("headrace_jobs_waiting", "Jobs that are due and that nobody holds, everywhere; 1000 at most.")
+JOB_AGE = Gauge("headrace_job_oldest_age_seconds", "How long the oldest of them has been due.")
 JOB_DURATION = Histogram("headrace_job_duration_seconds", "One attempt at a job.", "kind", buckets=WORK_S)
 
 

@@ -94,6 +94,62 @@ class Load(Shape):
     shares: list[Share]
 
 
+class StageNow(Shape):
+    """A stage: what Serve says of it, how many replicas it should have, how many run."""
+
+    stage: str
+    status: str
+    target: int
+    running: int
+
+
+class QueueNow(Shape):
+    """What runs and waits for the slots in force, everywhere."""
+
+    running: int
+    waiting: int
+    limit: float
+
+
+class AnswersNow(Shape):
+    """The answers of one gateway within the window; what their client ended or lost is no failure."""
+
+    ended: int
+    failed: int
+    first_p50_ms: float
+    first_p95_ms: float
+    tokens_per_s: float
+
+
+class CacheNow(Shape):
+    """A cache that the gateway looks into, within the window."""
+
+    cache: str
+    looks: int
+    hits: int
+
+
+class OpenNow(Shape):
+    """What is open at one gateway."""
+
+    answers: int
+    streams: int
+    sockets: int
+
+
+class Ops(Shape):
+    """How things are now. `stages` and `queue` are everybody's, null where they can not be asked; what follows is of `gateway` alone."""
+
+    object: Literal["ops"]
+    stages: list[StageNow] | None
+    queue: QueueNow | None
+    gateway: str
+    window_s: float
+    answers: AnswersNow
+    caches: list[CacheNow]
+    open: OpenNow
+
+
 class DayUse(Shape):
     """What one key used of one model on one day."""
 

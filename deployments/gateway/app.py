@@ -29,6 +29,7 @@ from deployments.gateway.api import (
     files,
     health,
     models,
+    ops,
     prompts,
     responses,
     search,
@@ -42,7 +43,7 @@ from deployments.gateway.api import (
 from deployments.gateway.context import App, Context
 from deployments.gateway.cors import Cors
 from deployments.gateway.idempotency import Idempotency
-from deployments.gateway.measured import Measured, pulse
+from deployments.gateway.measured import Measured, backlog, pulse
 from deployments.gateway.middleware import BodyBound, Hosts, Sockets
 from deployments.gateway.openapi import REFUSED, TITLE, describe
 from deployments.gateway.receipt import Receipt
@@ -50,7 +51,7 @@ from deployments.gateway.rules import rules
 
 _ANSWERS = (chat_completions, completions, responses, sockets, conversations, embeddings, models)
 _STORES = (vector_stores, file_batches, search)
-_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, catalogue, prompts, canaries, usage, traces, health)
+_APIS = (*_ANSWERS, *_STORES, documents, session_tokens, admin, catalogue, prompts, canaries, usage, traces, ops, health)
 
 
 def build_app(context: Context) -> App:
@@ -60,8 +61,8 @@ def build_app(context: Context) -> App:
     async def lifespan(app: App):
         context.hub.start()
         context.gate.start()
-        runs = (context.watch.run(), context.refusals.run(), context.picker.run(context.store), pulse(context), context.traces.run())
-        beside = [asyncio.create_task(one) for one in runs]
+        runs = (context.watch.run(), context.refusals.run(), context.picker.run(context.store), context.traces.run())
+        beside = [asyncio.create_task(one) for one in (*runs, pulse(context), backlog(context))]
         yield
         for task in beside:
             task.cancel()

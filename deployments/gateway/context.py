@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import socket
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +30,8 @@ from deployments.core.store import Store
 from deployments.core.tokens import Tokens, is_token
 from deployments.core.traces import Traces
 from deployments.core.types import Principal
+from deployments.gateway.board import Board
+from deployments.gateway.lately import Lately
 from deployments.gateway.picker import Picker
 from deployments.gateway.watch import Proof, Watch
 
@@ -87,6 +91,10 @@ class Context:
     refusals: Refusals
     watch: Watch = field(default_factory=Watch)
     picker: Picker = field(default_factory=Picker)
+    board: Board | None = None
+    lately: Lately = field(default_factory=Lately)
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
+    """Which gateway this is."""
     sockets: set[WebSocket] = field(default_factory=set[WebSocket])
     default_stores: Recent[str, str] = field(default_factory=lambda: Recent(1.0, time.monotonic))
 

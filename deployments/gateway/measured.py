@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -16,6 +17,8 @@ from deployments.core.telemetry import (
     CLIENT_RETRIES,
     FAIRNESS,
     FIRST_TOKEN,
+    JOB_AGE,
+    JOBS_WAITING,
     MODELS,
     OUTPUT_TOKEN,
     OVERHEAD,
@@ -32,9 +35,15 @@ from deployments.core.timings import Timings, record
 from deployments.core.traces import Traces, trace
 from deployments.core.types import Called, Delta, Failed, Finished, Last, Text, Turn
 from deployments.gateway.context import Context
+from deployments.gateway.lately import Lately
 
 EVERY_S = 2.0
 """Pause between two looks at what is open now."""
+
+JOBS_EVERY_S = 10.0
+"""Pause between two looks at what waits for a worker: one statement."""
+
+_logger = logging.getLogger("headrace.measured")
 
 _RETRIES = b"x-stainless-retry-count"
 
@@ -65,8 +74,8 @@ class Measured:
 class Heard:
     """Times what the reader of one answer gets: its first word, its last, and how it ends."""
 
-    def __init__(self, turn: Turn, timings: Timings, mark: Mark, traces: Traces):
-        self._turn, self._timings, self._mark, self._traces = turn, timings, mark, traces
+    def __init__(self, turn: Turn, timings: Timings, mark: Mark, traces: Traces, lately: Lately):
+        self._turn, self._timings, self._mark, self._traces, self._lately = turn, timings, mark, traces, lately
         self._first_s: float | None = None
         self._last: Delta | None = None
         self._last_s = 0.0
@@ -85,13 +94,15 @@ class Heard:
         model, error = MODELS.of(self._turn.model), self._error(follower.broken)
         took_s = self._last_s if self._last else self._timings.age_s
         REQUEST_DURATION.see(took_s, CHAT, model, error)
+        tokens = self._last.usage.completion_tokens if isinstance(self._last, Finished) else 0
+        self._lately.ended(tokens, failed=bool(error) and _by(error) == "failed")
         if error:
             STREAM_ABORTS.add(_by(error))
             self._mark.note({"error.type": error})
         if self._first_s is not None:
             self._timings.note("relay", self._first_s, took_s - self._first_s)
-            if isinstance(self._last, Finished) and self._last.usage.completion_tokens > 1:
-                OUTPUT_TOKEN.see((took_s - self._first_s) / (self._last.usage.completion_tokens - 1), CHAT, model)
+            if tokens > 1:
+                OUTPUT_TOKEN.see((took_s - self._first_s) / (tokens - 1), CHAT, model)
         record(self._turn, self._timings, error or "ok", self._first_s, took_s)
         if self._traces.wants(self._turn.id):
             self._traces.note(trace(self._turn, self._timings, log, self._turn.created, error or "ok", self._first_s, took_s))
@@ -99,6 +110,7 @@ class Heard:
     def _first(self, now_s: float) -> None:
         self._first_s = now_s
         FIRST_TOKEN.see(now_s, CHAT, MODELS.of(self._turn.model))
+        self._lately.first(now_s)
         asked_s = max((one.at_ms + one.ms for one in self._timings.stages), default=0.0) / 1000
         OVERHEAD.see(max(0.0, asked_s - self._timings.covered_s(asked_s)))
         self._timings.note("first_token", asked_s, max(0.0, now_s - asked_s))
@@ -130,9 +142,22 @@ def comment(timings: Timings) -> bytes:
     return b": headrace-timing " + msgspec.json.encode(timings.stages) + b"\n\n"
 
 
+async def backlog(parts: Context) -> None:
+    """Say what waits for a worker, again and again, until cancelled."""
+    while True:
+        try:
+            waiting, oldest_s = await parts.store.jobs.waiting()
+            JOBS_WAITING.set(waiting)
+            JOB_AGE.set(oldest_s)
+        except Exception:
+            _logger.exception("can not see how much waits")
+        await asyncio.sleep(JOBS_EVERY_S)
+
+
 async def pulse(parts: Context) -> None:
     """Say what is open now, again and again, until cancelled."""
     while True:
+        parts.lately.look()
         ANSWERS_OPEN.set(len(parts.outbox.writers))
         STREAMS_OPEN.set(parts.hub.followed)
         SOCKETS_OPEN.set(len(parts.sockets))

@@ -79,7 +79,7 @@ async def answering(parts: Context, turn: Turn, keep: Keep = forget, requests: i
         _see_room(parts)  # others may have come meanwhile
         with parts.hub.follow(turn.id) as follower, parts.hub.tape(turn.id) as tape, parts.outbox.writer(ref) as writer:
             lease.tape = tape
-            heard = Heard(turn, timings, mark, parts.traces)
+            heard = Heard(turn, timings, mark, parts.traces, parts.lately)
             follower.handed = heard.handed
             run = Run(writer, tape, parts.store, keep, lease, timings=timings)
             flow = asyncio.create_task(parts.flow.answer(turn, run))

@@ -14,6 +14,7 @@ from deployments.core.tokens import Tokens
 from deployments.core.usage import Books
 from deployments.core.valkey import connect
 from deployments.gateway.app import build_app
+from deployments.gateway.client import ServeBoard
 from deployments.gateway.context import App, Context, Stages
 from deployments.gateway.frames import bound
 
@@ -32,7 +33,7 @@ class Gateway:
         outbox = Outbox(connect(settings.valkey), settings.log, local=hub)
         gate = Gate(connect(settings.valkey), settings, keys.policy, Books(store))
         tokens = Tokens(store, keys, settings.pepper_bytes(), valkey, settings.issuer)
-        self._app = build_app(Context(settings, store, keys, hub, outbox, flow, stages, gate, tokens, Refusals(store)))
+        self._app = build_app(Context(settings, store, keys, hub, outbox, flow, stages, gate, tokens, Refusals(store), board=ServeBoard()))
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve hears every second, and the policy decides by."""

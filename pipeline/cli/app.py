@@ -20,6 +20,7 @@ from pipeline.cli import (
     stop,
     stores,
     tenants,
+    top,
     trace,
     usage,
 )
@@ -38,6 +39,7 @@ app.command("ingest")(ingest.ingest)
 app.command("ask")(ask.ask)
 app.command("doctor")(doctor.doctor)
 app.command("usage")(usage.usage)
+app.command("top")(top.top)
 app.command("trace")(trace.trace)
 app.command("openapi")(openapi.openapi)
 app.command("plan")(plan.plan)

@@ -15,10 +15,10 @@ HERE = URL
 
 
 @contextlib.contextmanager
-def connected(url: str, api_key: str | None) -> Iterator[Client]:
-    """A client; what it is refused ends the command."""
+def connected(url: str, api_key: str | None, tenant: str = "demo") -> Iterator[Client]:
+    """A client, with the key of that tenant if none is given; what it is refused ends the command."""
     try:
-        with Client(url, key(api_key, url)) as client:
+        with Client(url, key(api_key, url, tenant=tenant)) as client:
             yield client
     except Refused as error:
         raise refusal(str(error)) from None

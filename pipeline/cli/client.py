@@ -62,11 +62,11 @@ def line(text: str) -> str:
     return " ".join(plain(text).split())
 
 
-def key(given: str | None, url: str, settings: Settings | None = None) -> str:
-    """The key in force: the given one, else that of the demo tenant of this machine, which is sent nowhere else. Raises Refused."""
+def key(given: str | None, url: str, settings: Settings | None = None, tenant: str = "demo") -> str:
+    """The key in force: the given one, else that of a tenant that `headrace serve` makes, which is sent nowhere else. Raises Refused."""
     if given:
         return given.strip()
-    path = (settings or Settings.model_validate({})).data_dir / "demo.key"
+    path = (settings or Settings.model_validate({})).data_dir / f"{tenant}.key"
     if httpx2.URL(url).host not in _LOOPBACK:
         raise Refused("which key? Give --key, or set HEADRACE_API_KEY")
     try:
