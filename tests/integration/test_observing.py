@@ -18,7 +18,7 @@ from deployments.core.telemetry import METRICS
 from tests.dashboard import OPS, RAYS
 from tests.integration.conftest import Stack
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.full]
 
 RARE = {
     "headrace_client_retries_total",

@@ -20,7 +20,7 @@ from tests.fakes import until
 from tests.integration.conftest import Shared, Stack, start
 from tests.loadtest.conftest import Simulator
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(400)]
 
 STAGES = ("gateway", "embedder", "retriever", "router", "generator", "worker")
 ITL_MS = 50
@@ -184,7 +184,6 @@ def told(stage: str, up_s: float, down_s: float) -> None:
     print(f"{stage}: 1 -> 2 within {up_s:.1f} s of its load, -> 1 within {down_s:.1f} s of its end")  # noqa: T201
 
 
-@pytest.mark.full
 async def test_embeddings_scale_the_embedder(scaled: Stack, http: httpx2.AsyncClient) -> None:
     chance = random.Random(1)
 
@@ -200,7 +199,6 @@ async def test_embeddings_scale_the_embedder(scaled: Stack, http: httpx2.AsyncCl
         told("embedder", up_s, await watch.until("embedder", 1) - ended_s)
 
 
-@pytest.mark.full
 async def test_uploads_scale_the_worker(scaled: Stack, http: httpx2.AsyncClient) -> None:
     async with alone(scaled, "worker") as watch:
         began_s = watch.seconds[-1]
@@ -211,7 +209,6 @@ async def test_uploads_scale_the_worker(scaled: Stack, http: httpx2.AsyncClient)
         told("worker", up_s, await watch.until("worker", 1) - ended_s)
 
 
-@pytest.mark.full
 async def test_searches_scale_the_retriever(scaled: Stack, http: httpx2.AsyncClient) -> None:
     store = await shelf(http, 5)
     await ingested(http, store)
@@ -229,7 +226,6 @@ async def test_searches_scale_the_retriever(scaled: Stack, http: httpx2.AsyncCli
         told("retriever", up_s, await watch.until("retriever", 1) - ended_s)
 
 
-@pytest.mark.full
 async def test_grounded_questions_scale_the_router(scaled: Stack, http: httpx2.AsyncClient) -> None:
     store = await shelf(http, 5)
     await ingested(http, store)

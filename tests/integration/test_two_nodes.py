@@ -21,7 +21,7 @@ from tests.integration.nodes import Nodes, production, wait
 from tests.integration.visitors import Diary, Visitors
 from tests.loadtest.conftest import Simulator
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(1800)]
 
 WORDS = [f"w{i}" for i in range(30)]
 STAGES = ("gateway", "embedder", "retriever", "router", "generator", "worker")
@@ -109,7 +109,6 @@ async def test_a_light_change_comes_without_a_failed_request_or_a_new_replica(no
     assert nodes.pids() == before
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("count", [10])
 async def test_new_code_comes_without_a_failed_request(nodes: Nodes, count: int) -> None:
     """With one replica of each stage, the harder case: without a surge there would be none in between."""
@@ -129,7 +128,6 @@ async def test_new_code_comes_without_a_failed_request(nodes: Nodes, count: int)
         assert set(diary.closings) <= {1012}
 
 
-@pytest.mark.full
 async def test_a_node_that_dies_truncates_no_answer_and_loses_none_that_outlives_its_connection(nodes: Nodes) -> None:
     await asyncio.to_thread(prepare, nodes, TWO)
     async with visit(nodes).asking() as diary:
