@@ -27,7 +27,7 @@ end
 local function tune(ask)
   local bounds = ask.pool
   redis.call('HSET', POOL, 'ageing', bounds.ageing, 'lease', bounds.lease, 'low', bounds.low, 'high', bounds.high)
-  local limit = pool('limit', bounds.high)
+  local limit = pool('limit', bounds.low == bounds.high and bounds.high or FIRST_LIMIT)
   redis.call('HSET', POOL, 'limit', string.format('%.4f', math.max(bounds.low, math.min(bounds.high, limit))))
   keep(POOL)
 end

@@ -13,6 +13,7 @@ local LEASES, DUE, POOL, ACTIVE, VT = 'hr:adm:leases', 'hr:adm:due', 'hr:adm:poo
 local LOST, RECENT = 'hr:adm:lost', 'hr:adm:recent'
 local RECENT_MS = 10000
 local OWN_MS = 250
+local FIRST_LIMIT = 16
 local SETTLED_MS = 60000
 local CLASSES = {'0', '1', '2'}
 
@@ -184,14 +185,15 @@ end
 
 -- Concurrency that follows the time to the first token of leases that began under the limit in force: beyond twice the shortest, and
 -- what a busy machine of ours adds, it is cut once, in proportion; else it grows. The shortest is forgotten slowly, as models and prompts
--- change (the gradient of Netflix's concurrency-limits, one cut a round trip as in TCP).
+-- change (the gradient of Netflix's concurrency-limits; as in TCP one cut a round trip, and until the first cut one more for each answer
+-- that began in time, so that it doubles while nobody suffers).
 local function learn_latency(ttft, started, now)
   local low, high = pool('low', 1), pool('high', 1)
   local shortest, cut = pool('shortest', ttft), pool('cut', 0)
   shortest = ttft < shortest and ttft or shortest + math.min(ttft - shortest, shortest) * 0.001
   redis.call('HSET', POOL, 'shortest', string.format('%.3f', shortest))
   if started < cut or low == high then return end
-  local limit, tolerated = pool('limit', high), 2 * shortest + OWN_MS
+  local limit, tolerated = pool('limit', low), 2 * shortest + OWN_MS
   local mean = pool('ttft', ttft)
   mean = mean + (ttft - mean) * 0.2
   if mean > tolerated then
@@ -199,7 +201,7 @@ local function learn_latency(ttft, started, now)
     mean = tolerated
     redis.call('HSET', POOL, 'cut', now)
   elseif pool('run', 0) * 2 > limit then
-    limit = math.min(high, limit + 1 / math.sqrt(limit))
+    limit = math.min(high, limit + (cut == 0 and 1 or 1 / math.sqrt(limit)))
   end
   redis.call('HSET', POOL, 'ttft', string.format('%.3f', mean), 'limit', string.format('%.4f', limit))
 end

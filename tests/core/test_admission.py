@@ -279,6 +279,9 @@ def test_concurrency_finds_what_a_backend_can_do_and_costs_little_of_it(function
         assert within >= 0.85 * 60_000 / hold_ms * slots
     late = sorted(wait for moment, wait in waits if moment > START_MS + 90_000)
     assert late[len(late) // 2] < 700
+    every = sorted(wait for _, wait in waits)
+    assert every[int(0.95 * len(every))] < 2000  # from the first answer on: it begins with few at once
+    assert every[-1] < 4000
 
 
 def test_a_request_larger_than_the_limit_can_never_pass(functions: Functions) -> None:
