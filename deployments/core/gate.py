@@ -162,7 +162,11 @@ class Gate:
         """What the functions say to a lease; raises what refuses it."""
         within_s, started = min(self._stall_s, lease.want.patience_s), time.perf_counter()
         while True:
-            answer = _answer(await self._call("hr_admit", _encode(self._request(lease)), within_s=within_s))
+            try:
+                answer = _answer(await self._call("hr_admit", _encode(self._request(lease)), within_s=within_s))
+            except Overloaded as error:
+                ADMISSIONS.add(error.wire_code)
+                raise
             if answer.state != "cold":
                 break
             used = await self._books.used(lease.principal)

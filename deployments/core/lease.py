@@ -109,6 +109,7 @@ class Lease:
         self._signed = loop.time()
         self._began: float | None = None
         self._first_told = False
+        self._waited = False
         self._turn = asyncio.Event()
         self._over = False
         self._task: asyncio.Task[object] | None = None
@@ -133,9 +134,12 @@ class Lease:
         try:
             async with asyncio.timeout_at(self._until):
                 await self._turn.wait()
-            ADMISSION_WAIT.see(self._loop.time() - began, SERVICES[self.want.service])
         except TimeoutError:
             raise Overloaded("too many requests wait before this one", retry_after_s=2) from None
+        finally:
+            if not self._waited:  # the answer's first call of a model; for others it has its turn
+                self._waited = True
+                ADMISSION_WAIT.see(self._loop.time() - began, SERVICES[self.want.service])
 
     def reads(self, messages: Sequence[Message]) -> None:
         """Note what the backend is given to read."""

@@ -1,5 +1,6 @@
 """What the replica of every stage does when it begins."""
 
+import logging
 from typing import cast
 
 from ray import serve
@@ -17,6 +18,10 @@ def begin(stage: str, settings: Settings) -> None:
         serve.get_replica_context()
     except RayServeException:
         return
+    ours = logging.getLogger("headrace")
+    ours.setLevel(logging.INFO)
+    for handler in logging.getLogger("ray.serve").handlers:
+        ours.addHandler(handler)  # the lines of turns go where Serve's lines of this replica go
     spans.start(settings.telemetry, stage)
     if settings.telemetry.metrics:
         export(cast(Makes, metrics), stage)

@@ -94,18 +94,19 @@ def here() -> str:
 
 
 @contextlib.contextmanager
-def span(name: str, attributes: Attributes = NONE, *, kind: Kind = "internal", parent: str = "") -> Generator["Mark"]:
-    """A span around what is done within, below the one that is open, or below `parent`.
+def span(name: str, attributes: Attributes = NONE, *, kind: Kind = "internal", parent: str = "", root: bool = False) -> Generator["Mark"]:
+    """A span around what is done within, below the one that is open, or below `parent`; a `root` without a parent is below nothing.
 
     How it ended is told by `error.type`: the code of an error of ours, the class of any other, never its message.
     """
     if _Spans.provider is None:
         yield Mark(None)
         return
+    from opentelemetry.context import Context
     from opentelemetry.trace import SpanKind, Status, StatusCode
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    above = TraceContextTextMapPropagator().extract({TRACEPARENT: parent}) if parent else None
+    above = TraceContextTextMapPropagator().extract({TRACEPARENT: parent}, Context()) if parent else Context() if root else None
     tracer = _Spans.provider.get_tracer("headrace")
     opened = tracer.start_as_current_span(name, above, SpanKind[kind.upper()], record_exception=False, set_status_on_exception=False)
     with opened as current:

@@ -1,6 +1,7 @@
 """One way to open the SQL database, whichever engine it is."""
 
 import asyncio
+import socket
 import sqlite3
 from typing import Any
 
@@ -48,23 +49,30 @@ def open_engine(url: str, connections: int = CONNECTIONS) -> AsyncEngine:
     return engine
 
 
-AWAY = (
-    TimeoutError,  # all connections of this process are in use
-    OperationalError,
-    InterfaceError,
-    ConnectionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.PostgresConnectionError,
-)
-"""What is raised where the database is not there, or has nothing to spare: the same may work in a moment."""
+_POSTGRES_AWAY = (asyncpg.InsufficientResourcesError, asyncpg.OperatorInterventionError, asyncpg.PostgresConnectionError)
+_SQLITE_AWAY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
+
+AWAY = (TimeoutError, DBAPIError, ConnectionError, socket.gaierror, *_POSTGRES_AWAY)
+"""What is raised where the database is not there, or has no connection to spare; of a DBAPIError `away` says whether it is that."""
 
 
 def away(error: BaseException) -> Overloaded | None:
-    """What a caller is told of such an error; None for any other."""
-    if isinstance(error, AWAY) or (isinstance(error, DBAPIError) and error.connection_invalidated):
-        return Overloaded("the database is not available", code="database_unavailable", retry_after_s=1)
-    return None
+    """What a caller is told where the same may work in a moment; None for a fault of ours, such as a table that is not there."""
+    if not isinstance(error, AWAY) or (isinstance(error, DBAPIError) and not _passes(error)):
+        return None
+    return Overloaded("the database is not available", code="database_unavailable", retry_after_s=1)
+
+
+def _passes(error: DBAPIError) -> bool:
+    driver = error.orig
+    if isinstance(driver, sqlite3.Error):
+        return getattr(driver, "sqlite_errorcode", 0) & 0xFF in _SQLITE_AWAY
+    below = getattr(driver, "__cause__", None)  # SQLAlchemy wraps what asyncpg says of a connection that it does not get
+    return (
+        error.connection_invalidated
+        or isinstance(error, InterfaceError | OperationalError)
+        or isinstance(below, (*_POSTGRES_AWAY, OSError))
+    )
 
 
 def _configure(connection: Any, _: Any) -> None:

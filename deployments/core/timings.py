@@ -83,11 +83,13 @@ def turning(turn: Turn, kind: Kind = "server") -> AbstractContextManager[Mark]:
         "gen_ai.conversation.id": turn.conversation_id or "",
         "headrace.tenant": turn.principal.tenant,
     }
-    return span("invoke_workflow headrace", about, kind=kind, parent=turn.trace)
+    return span("invoke_workflow headrace", about, kind=kind, parent=turn.trace, root=True)
 
 
 def record(turn: Turn, timings: Timings, outcome: str, first_s: float | None, took_s: float) -> None:
     """Write a turn's line of the log: ids, numbers, and nothing of what was said."""
+    if not _logger.isEnabledFor(logging.INFO):
+        return
     _logger.info(
         "turn %s: %s after %.0f ms",
         turn.id,

@@ -104,7 +104,7 @@ class Traces:
                 rows = [await self._row(session, one) for one in traces]
             async with self._store.write() as session:
                 session.add_all(rows)
-        except (SQLAlchemyError, OSError) as error:
+        except Exception as error:  # whatever it is, those that come next are written
             _logger.warning("%d traces are lost: %s", len(traces), type(error).__name__)
 
     async def _row(self, session: AsyncSession, one: Trace) -> TraceRow:

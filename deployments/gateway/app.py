@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
@@ -80,7 +79,7 @@ def build_app(context: Context) -> App:
     app.add_exception_handler(HeadraceError, envelope.on_headrace_error)
     app.add_exception_handler(RequestValidationError, envelope.on_invalid)
     app.add_exception_handler(HTTPException, envelope.on_http)
-    for kind in (*AWAY, DBAPIError):
+    for kind in AWAY:
         app.add_exception_handler(kind, envelope.on_database)
     app.add_exception_handler(Exception, envelope.on_anything)
     app.add_middleware(Receipt)

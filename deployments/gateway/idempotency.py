@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.core.errors import HeadraceError, InFlight, InvalidRequest, KeyReused, TooLarge
 from deployments.core.idempotency import Attempts, Begun, Claim, Reply
+from deployments.core.sql import AWAY, away
 from deployments.core.types import Principal
 from deployments.gateway import envelope
 from deployments.gateway.context import Context, caller_of, holding
@@ -122,6 +123,10 @@ class Idempotency:
                 await self._once(wanted, scope, receive, send)
             except HeadraceError as error:
                 await envelope.answer(error)(scope, receive, send)
+            except AWAY as error:
+                if not (told := away(error)):
+                    raise
+                await envelope.answer(told)(scope, receive, send)
 
     async def _once(self, wanted: str, scope: Scope, receive: Receive, send: Send) -> None:
         connection = HTTPConnection(scope)
@@ -136,7 +141,8 @@ class Idempotency:
                 await client.send({"type": "http.response.start", "status": found.status, "headers": [*found.headers, _REPLAYED]})
                 await client.send({"type": "http.response.body", "body": found.body})
         elif isinstance(found, Begun):
-            await self._app({**scope, _ATTEMPT: Attempt(found.response_id)}, _again(body, receive), send)
+            scope[_ATTEMPT] = Attempt(found.response_id)
+            await self._app(scope, _again(body, receive), send)
         else:
             await self._answer(attempts, found, scope, _again(body, receive), send)
 
@@ -185,7 +191,8 @@ class Idempotency:
         record = _Record(send, settle)
         beat = asyncio.create_task(self._beat(attempts, claim))
         try:
-            await self._app({**scope, _ATTEMPT: _First(attempts, claim, running)}, receive, record)
+            scope[_ATTEMPT] = _First(attempts, claim, running)  # in place: who is further out reads the route from it
+            await self._app(scope, receive, record)
         finally:
             beat.cancel()
             if not record.ended:

@@ -1,14 +1,14 @@
 """What is measured of requests and of the answers that their readers get."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
+from math import nan
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.core.errors import Forbidden, HeadraceError, Unauthenticated
+from deployments.core.errors import Forbidden, HeadraceError, StreamInterrupted, Unauthenticated
 from deployments.core.follow import Follower
 from deployments.core.spans import Mark
 from deployments.core.telemetry import (
@@ -33,7 +33,7 @@ from deployments.core.telemetry import (
 )
 from deployments.core.timings import Timings, record
 from deployments.core.traces import Traces, trace
-from deployments.core.types import Called, Delta, Failed, Finished, Last, Text, Turn
+from deployments.core.types import Called, Cancelled, Delta, Failed, Finished, Last, Text, Turn
 from deployments.gateway.context import Context
 from deployments.gateway.lately import Lately
 
@@ -45,6 +45,8 @@ JOBS_EVERY_S = 10.0
 
 _logger = logging.getLogger("headrace.measured")
 
+UNKNOWN = (nan, nan, nan, nan)
+METHODS = {"GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "OPTIONS"}
 _RETRIES = b"x-stainless-retry-count"
 
 
@@ -60,15 +62,26 @@ class Measured:
             await self._app(scope, receive, send)
             return
 
+        begun = False
+
+        def count(status: int) -> None:
+            nonlocal begun
+            begun, route = True, scope.get("route")
+            REQUESTS.add(getattr(route, "path", "other"), scope["method"] if route and scope["method"] in METHODS else "other", str(status))
+
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                route = scope.get("route")
-                REQUESTS.add(getattr(route, "path", "other"), scope["method"] if route else "other", str(message["status"]))
+                count(message["status"])
             await send(message)
 
         if any(name == _RETRIES and value != b"0" for name, value in scope["headers"]):
             CLIENT_RETRIES.add()
-        await self._app(scope, receive, noted)
+        try:
+            await self._app(scope, receive, noted)
+        except Exception:
+            if not begun:  # what nobody expected is answered further out
+                count(500)
+            raise
 
 
 class Heard:
@@ -78,7 +91,7 @@ class Heard:
         self._turn, self._timings, self._mark, self._traces, self._lately = turn, timings, mark, traces, lately
         self._first_s: float | None = None
         self._last: Delta | None = None
-        self._last_s = 0.0
+        self._last_s: float | None = None
 
     def handed(self, deltas: list[Delta]) -> None:
         """Note what the reader has been given."""
@@ -88,11 +101,15 @@ class Heard:
         if isinstance(deltas[-1], Last):
             self._last, self._last_s = deltas[-1], now_s
 
-    def end(self, follower: Follower, log: Sequence[Delta]) -> None:
-        """Note that the reader is done, or gone."""
+    def left(self, follower: Follower) -> None:
+        """Note that the reader is done, or gone, now."""
         follower.settle()
-        model, error = MODELS.of(self._turn.model), self._error(follower.broken)
-        took_s = self._last_s if self._last else self._timings.age_s
+        if self._last_s is None:
+            self._last_s = self._timings.age_s
+
+    def end(self, follower: Follower, log: Sequence[Delta]) -> None:
+        """Count the answer, once what wrote it has ended."""
+        model, error, took_s = MODELS.of(self._turn.model), self._error(follower.broken), self._last_s or 0.0
         REQUEST_DURATION.see(took_s, CHAT, model, error)
         tokens = self._last.usage.completion_tokens if isinstance(self._last, Finished) else 0
         self._lately.ended(tokens, failed=bool(error) and _by(error) == "failed")
@@ -101,7 +118,7 @@ class Heard:
             self._mark.note({"error.type": error})
         if self._first_s is not None:
             self._timings.note("relay", self._first_s, took_s - self._first_s)
-            if tokens > 1:
+            if tokens > 1 and took_s > self._first_s:  # what comes in one piece was not written now
                 OUTPUT_TOKEN.see((took_s - self._first_s) / (tokens - 1), CHAT, model)
         record(self._turn, self._timings, error or "ok", self._first_s, took_s)
         if self._traces.wants(self._turn.id):
@@ -119,8 +136,10 @@ class Heard:
         """Why it did not end well: an error's code, "cancelled" where the client left, or "" where it did."""
         if isinstance(self._last, Failed):
             return self._last.code
-        if self._last:
+        if isinstance(self._last, Finished):
             return ""
+        if isinstance(self._last, Cancelled):
+            return StreamInterrupted.code
         if isinstance(broken, Unauthenticated | Forbidden):
             return "key_revoked"
         return broken.wire_code if broken else "cancelled"
@@ -151,6 +170,8 @@ async def backlog(parts: Context) -> None:
             JOB_AGE.set(oldest_s)
         except Exception:
             _logger.exception("can not see how much waits")
+            JOBS_WAITING.set(nan)
+            JOB_AGE.set(nan)
         await asyncio.sleep(JOBS_EVERY_S)
 
 
@@ -161,10 +182,12 @@ async def pulse(parts: Context) -> None:
         ANSWERS_OPEN.set(len(parts.outbox.writers))
         STREAMS_OPEN.set(parts.hub.followed)
         SOCKETS_OPEN.set(len(parts.sockets))
-        with contextlib.suppress(HeadraceError):
+        try:
             load = await parts.gate.look()
-            POOL_RUNNING.set(load.running)
-            POOL_WAITING.set(load.waiting)
-            POOL_LIMIT.set(load.limit)
-            FAIRNESS.set(load.jain)
+            seen = load.running, load.waiting, load.limit, load.jain
+        except Exception as error:  # whatever it is, the next look may succeed
+            _logger.warning("can not see what runs and waits: %s", type(error).__name__)
+            seen = UNKNOWN
+        for gauge, value in zip((POOL_RUNNING, POOL_WAITING, POOL_LIMIT, FAIRNESS), seen, strict=True):
+            gauge.set(value)
         await asyncio.sleep(EVERY_S)

@@ -21,6 +21,7 @@ from deployments.core.follow import Follower
 from deployments.core.lease import Lease
 from deployments.core.patience import Patience
 from deployments.core.run import Keep, Run, forget
+from deployments.core.telemetry import ADMISSIONS
 from deployments.core.timings import Timings, turning
 from deployments.core.types import Delta, Failed, Last, LogRef, Opened, Turn
 from deployments.gateway.context import Context, standing
@@ -67,8 +68,12 @@ async def answering(parts: Context, turn: Turn, keep: Keep = forget, requests: i
     Raises what admission refuses with, and Overloaded where this replica writes as many answers as it may, or can't reach the
     response log. `requests` is 0 for a turn of a request that has been counted.
     """
-    _see_room(parts)
-    await parts.hub.ready(parts.settings.log.stall_s)
+    try:
+        _see_room(parts)
+        await parts.hub.ready(parts.settings.log.stall_s)
+    except Overloaded as error:
+        ADMISSIONS.add(error.wire_code)
+        raise
     ref = LogRef(turn.id, turn.principal.tenant, (parts.hub.channel,), record=parts.settings.log.record)
     timings = Timings()
     async with contextlib.AsyncExitStack() as held:
@@ -96,9 +101,12 @@ async def answering(parts: Context, turn: Turn, keep: Keep = forget, requests: i
                 error.headers = error.headers or lease.headers  # what is left of the limits is told with every answer
                 raise
             finally:
-                heard.end(follower, tape.deltas)
+                heard.left(follower)
                 flow.cancel()
-                await asyncio.gather(flow, return_exceptions=True)
+                try:
+                    await asyncio.gather(flow, return_exceptions=True)
+                finally:
+                    heard.end(follower, tape.deltas)
 
 
 def _see_room(parts: Context) -> None:

@@ -58,6 +58,7 @@ async def together(parts: Context, turns: Sequence[Turn], every_s: float) -> Asy
                 while not deltas or not isinstance(deltas[-1], Last):
                     deltas = await follower.read()
                     await arrivals.put((index, deltas))
+                follower.settle()
         except HeadraceError as error:
             await arrivals.put((index, error))
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 from pydantic import ValidationError
-from sqlalchemy.exc import DBAPIError
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from deployments.core.errors import HeadraceError, InvalidRequest, Overloaded, Unsupported
@@ -181,9 +180,17 @@ class Socket:
             message = f"at most {MAX_LANES} lanes and {most} answers at once"
             raise InvalidRequest(message, param="stream_id", code="websocket_stream_limit_reached")
         self._seen.add(lane)
-        work = self._create(frame, text) if frame.type == "response.create" else self._attach(frame)
+        asks = frame.type == "response.create"
+        work = self._create(frame, text) if asks else self._attach(frame)
         self._over.discard(lane)
+        self._asked += asks
         self._lanes[lane] = asyncio.get_running_loop().create_task(self._guarded(work, lane, before))
+        self._lanes[lane].add_done_callback(lambda _: self._answered(asks))
+
+    def _answered(self, asks: bool) -> None:
+        """Note that a lane is done with what it was asked; a socket that is to leave may then be closed."""
+        self._asked -= asks
+        self._close_if_left()
 
     async def _guarded(self, work: Coroutine[Any, Any, None], lane: str | None, before: asyncio.Task[None] | None) -> None:
         """Do a lane's work once what came before is settled; what goes wrong becomes an error event of that lane."""
@@ -193,7 +200,7 @@ class Socket:
             await work
         except HeadraceError as error:
             await self._refuse(error, lane)
-        except (*AWAY, DBAPIError) as error:
+        except AWAY as error:
             if not (told := away(error)):
                 raise
             await self._refuse(told, lane)
@@ -204,14 +211,6 @@ class Socket:
             work.close()  # it has not begun where the socket ended before
 
     async def _create(self, frame: Frame, text: str) -> None:
-        self._asked += 1
-        try:
-            await self._ask(frame, text)
-        finally:
-            self._asked -= 1
-            self._close_if_left()
-
-    async def _ask(self, frame: Frame, text: str) -> None:
         body, caller = _request(text), await self._proof.again()
         wish = frame.headrace.get("on_disconnect")
         if body.background:

@@ -28,8 +28,9 @@ async def structured(stream: Streams, generation: Generation) -> AsyncGenerator[
     """
     schema = generation.sampling.schema
     if schema is None or not schema.held:
-        async for piece in _checked(stream(generation), schema):
-            yield piece
+        async with aclosing(_checked(stream(generation), schema)) as pieces:
+            async for piece in pieces:
+                yield piece
         return
     until = asyncio.get_running_loop().time() + generation.deadline_s
     whole = await _whole(stream(generation))

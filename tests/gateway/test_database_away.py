@@ -1,13 +1,15 @@
 """A database that is away, or has nothing to spare, is something that a client may try again."""
 
 import contextlib
+import socket
+import sqlite3
 from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from deployments.core.sql import CONNECTIONS, away
@@ -37,14 +39,33 @@ async def test_no_connection_to_spare_is_a_503_that_says_when_to_come_back(house
     assert again.status_code == 200
 
 
+def refused(why: Exception) -> DBAPIError:
+    """What SQLAlchemy makes of an error of asyncpg's that comes of a connection."""
+    driver = Exception(str(why))
+    driver.__cause__ = why
+    return DBAPIError("", {}, driver)
+
+
+def broken(code: int) -> OperationalError:
+    """An error of SQLite's."""
+    driver = sqlite3.OperationalError("no")
+    driver.sqlite_errorcode = code
+    return OperationalError("", {}, driver)
+
+
 @pytest.mark.parametrize(
     "error",
     [
         NoConnection("no"),
         OperationalError("", {}, Exception()),
         ConnectionRefusedError(),
+        socket.gaierror("no such host"),
         asyncpg.TooManyConnectionsError("too many clients"),
-        asyncpg.CannotConnectNowError("starting up"),
+        refused(asyncpg.TooManyConnectionsError("too many clients")),
+        refused(asyncpg.CannotConnectNowError("starting up")),
+        refused(ConnectionResetError()),
+        broken(sqlite3.SQLITE_BUSY),
+        broken(sqlite3.SQLITE_FULL),
         ProgrammingError("", {}, Exception(), connection_invalidated=True),
     ],
 )
@@ -53,6 +74,17 @@ def test_what_passes_by_itself_is_told_so(error: Exception) -> None:
     assert (told.status, told.wire_code, told.retry_after_s) == (503, "database_unavailable", 1)
 
 
-@pytest.mark.parametrize("error", [IntegrityError("", {}, Exception()), ProgrammingError("", {}, Exception()), ValueError()])
+@pytest.mark.parametrize(
+    "error", [IntegrityError("", {}, Exception()), ProgrammingError("", {}, Exception()), broken(sqlite3.SQLITE_ERROR), ValueError()]
+)
 def test_a_fault_of_ours_is_not(error: Exception) -> None:
     assert away(error) is None
+
+
+async def test_a_request_with_an_idempotency_key_is_told_so_as_well(house: House) -> None:
+    body = {"model": "headrace", "input": "Hi"}
+    async with house.http() as http:
+        assert (await http.post("/v1/responses", json=body, headers={"idempotency-key": "one"})).status_code == 200
+        async with all_taken(house.context.store):
+            refused = await http.post("/v1/responses", json=body, headers={"idempotency-key": "two"}, timeout=20)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_unavailable")

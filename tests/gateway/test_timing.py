@@ -1,6 +1,7 @@
 """What a gateway measures of the answers it gives, and what it shows of that to who asks."""
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ import httpx2
 import pytest
 
 from deployments.core.errors import BackendFailed
+from deployments.core.gate import Load
 from deployments.core.telemetry import export
 from tests.fakes import until
 from tests.house import House
@@ -142,3 +144,39 @@ async def test_no_metric_tells_whose_it_is_or_what_was_said(house: House, carrie
     labels = {label for series in carrier.values.values() for labels in series for label in labels}
     assert labels
     assert not [label for label in labels if "canary" in label or "ours" in label or house.key[:12] in label]
+
+
+async def test_an_idempotent_request_is_counted_by_its_route_too(house: House, carrier: Carrier) -> None:
+    await post(house, headers={"idempotency-key": "one"})
+    assert requests(carrier, CHAT, "200") == 1
+
+
+async def test_what_nobody_expected_is_counted_as_a_500(house: House, carrier: Carrier, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*arguments: object, **fields: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(house.context.gate, "want", fail)
+    assert (await post(house)).status_code == 500
+    assert requests(carrier, CHAT, "500") == 1
+
+
+async def test_several_answers_are_each_timed_by_themselves(house: House, carrier: Carrier) -> None:
+    await post(house, stream=True, n=2)
+    durations = carrier.values["gen_ai_server_request_duration_seconds"]
+    await until(lambda: len(durations["chat", "headrace", ""]), equals=2)
+    assert carrier.total("headrace_stream_aborts") == 0
+
+
+async def test_what_can_not_be_seen_now_is_unknown_and_seen_again_later(
+    house: House, carrier: Carrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, fails = house.context.gate.look, [RuntimeError("MASTERDOWN")]
+
+    async def once() -> Load:
+        if fails:
+            raise fails.pop()
+        return await look()
+
+    monkeypatch.setattr(house.context.gate, "look", once)
+    await until(lambda: any(map(math.isnan, carrier.values["headrace_pool_limit"][()])))
+    await until(lambda: not math.isnan(carrier.values["headrace_pool_limit"][()][-1]))
