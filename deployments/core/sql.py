@@ -28,7 +28,7 @@ _BUSY_S = 15
 """How long a SQLite transaction waits for another process to end its own; ours are a few milliseconds long."""
 
 
-_WAIT_S = 5
+_WAIT_S = 30
 """How long work waits for a connection of its process; then there is more of it than the database can take."""
 
 CONNECTIONS = 10

@@ -100,4 +100,4 @@ async def test_a_socket_to_another_name_is_not_opened(desk: Desk) -> None:
 async def test_where_nothing_is_configured_nothing_stands_in_the_way(tmp_path: Path) -> None:
     async with database(tmp_path) as store:
         bare = Desk(store, Settings(data_dir=tmp_path)).app
-        assert [one.cls.__name__ for one in bare.user_middleware] == ["Sockets", "BodyBound", "Idempotency", "Receipt"]
+        assert [one.cls.__name__ for one in bare.user_middleware] == ["Sockets", "Measured", "BodyBound", "Idempotency", "Receipt"]

@@ -20,6 +20,7 @@ from tests.house import House
 @contextlib.asynccontextmanager
 async def all_taken(store: Store) -> AsyncIterator[None]:
     """Hold every connection that a process may have."""
+    store.engine.pool._timeout = 0.5  # type: ignore[attr-defined] - as if it had waited long enough
     async with contextlib.AsyncExitStack() as held:
         for _ in range(2 * CONNECTIONS):
             session = await held.enter_async_context(store.session())
