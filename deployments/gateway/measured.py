@@ -45,7 +45,6 @@ JOBS_EVERY_S = 10.0
 
 _logger = logging.getLogger("headrace.measured")
 
-UNKNOWN = (nan, nan, nan, nan)
 METHODS = {"GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "OPTIONS"}
 _RETRIES = b"x-stainless-retry-count"
 
@@ -184,10 +183,12 @@ async def pulse(parts: Context) -> None:
         SOCKETS_OPEN.set(len(parts.sockets))
         try:
             load = await parts.gate.look()
-            seen = load.running, load.waiting, load.limit, load.jain
+            running, waiting, limit, jain = load.running, load.waiting, load.limit, load.jain
         except Exception as error:  # whatever it is, the next look may succeed
             _logger.warning("can not see what runs and waits: %s", type(error).__name__)
-            seen = UNKNOWN
-        for gauge, value in zip((POOL_RUNNING, POOL_WAITING, POOL_LIMIT, FAIRNESS), seen, strict=True):
-            gauge.set(value)
+            running = waiting = limit = jain = nan
+        POOL_RUNNING.set(running)
+        POOL_WAITING.set(waiting)
+        POOL_LIMIT.set(limit)
+        FAIRNESS.set(jain)
         await asyncio.sleep(EVERY_S)
