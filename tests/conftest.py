@@ -24,8 +24,9 @@ from deployments.core.schema import migrate
 from deployments.core.valkey import connect
 from tests.fakes import until
 from tests.house import house
+from tests.telemetry import carrier
 
-__all__ = ["house"]
+__all__ = ["carrier", "house"]
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job run in the background ignores it, and so would all it starts
 

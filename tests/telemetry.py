@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,7 +17,7 @@ from starlette.routing import Route
 
 from deployments.core import spans
 from deployments.core.spans import Telemetry
-from deployments.core.telemetry import METRICS, Histogram, Metric
+from deployments.core.telemetry import METRICS, Histogram, Metric, export
 from tests.house import listening
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -80,6 +81,15 @@ class Series:
         self.values[tuple(tags.values())].append(value)
 
     inc = set = observe = _note
+
+
+@pytest.fixture
+def carrier() -> Iterator[Carrier]:
+    """What this process measures during a test."""
+    carrier = Carrier()
+    export(carrier)
+    yield carrier
+    export(None)
 
 
 @dataclass

@@ -9,10 +9,8 @@ import contextlib
 import logging
 import time
 import uuid
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from statistics import median
 from typing import Any, cast
 
 import msgspec
@@ -30,6 +28,7 @@ from deployments.core.telemetry import ADMISSIONS
 from deployments.core.tokenizer import Vocabulary
 from deployments.core.types import Principal, Turn
 from deployments.core.usage import Books
+from deployments.core.window import Window
 
 _logger = logging.getLogger("headrace.gate")
 
@@ -102,13 +101,12 @@ class Gate:
         self._ended: list[Lease] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
-        self._took: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)
+        self._took = Window(_LATELY_S, _REMEMBERED)
 
     @property
     def admit_ms(self) -> float:
         """What admission took of this process's requests of the last seconds, in the middle of them; 0 where there were none."""
-        since = time.perf_counter() - _LATELY_S
-        return 1000 * median([took for ended, took in self._took if ended >= since] or [0.0])
+        return 1000 * self._took.quantile(0.5, time.perf_counter())
 
     def start(self) -> None:
         """Begin to listen for grants and to give signs of life."""
@@ -172,7 +170,7 @@ class Gate:
             used = await self._books.used(lease.principal)
             await self._call("hr_warm", lease.principal.tenant, *used, within_s=within_s)
         ended = time.perf_counter()
-        self._took.append((ended, ended - started))
+        self._took.feed(ended, ended - started)
         if error := refusal(answer, lease):
             ADMISSIONS.add(error.wire_code)
             raise error

@@ -8,6 +8,7 @@ which sends them to the Prometheus endpoint of every node, with `ray_` before ea
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -46,7 +47,7 @@ class Makes(Protocol):
         ...
 
 
-class Metric:
+class Metric(ABC):
     """One row of the table: a name, what it says, and its labels. Values are given with one text for each label, in their order."""
 
     kind = ""
@@ -60,8 +61,8 @@ class Metric:
         """Have values go there; None is nowhere."""
         self._carrier = makes and self._made(makes)
 
-    def _made(self, makes: Makes) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _made(self, makes: Makes) -> Any: ...
 
     def _tags(self, values: Sequence[str]) -> dict[str, str]:
         return dict(zip(self.labels, values, strict=True))

@@ -18,6 +18,12 @@ class Window:
         """The sum of the values."""
         return sum(self._fresh(now_s))
 
+    def per_s(self, now_s: float) -> float:
+        """The sum of the values a second: over the whole window, or over the time of those that are left where more came than are kept."""
+        values = self._fresh(now_s)
+        since_s = now_s - self._values[0][0] if len(values) == self._values.maxlen else self.keep_s
+        return sum(values) / since_s if since_s else 0.0
+
     def quantile(self, share: float, now_s: float) -> float:
         """The value that this share of them does not exceed; 0 where there is none."""
         values = sorted(self._fresh(now_s))

@@ -71,7 +71,7 @@ class Lately:
             failed=int(self._failed.total(now_s)),
             first_p50_ms=round(1000 * self._first.quantile(0.5, now_s), 1),
             first_p95_ms=round(1000 * self._first.quantile(0.95, now_s), 1),
-            tokens_per_s=round(self._tokens.total(now_s) / KEPT_S, 2),
+            tokens_per_s=round(self._tokens.per_s(now_s), 2),
         )
 
     @property

@@ -45,7 +45,7 @@ JOBS_EVERY_S = 10.0
 
 _logger = logging.getLogger("headrace.measured")
 
-METHODS = {"GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "OPTIONS"}
+_METHODS = {"GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "OPTIONS"}
 _RETRIES = b"x-stainless-retry-count"
 
 
@@ -66,7 +66,9 @@ class Measured:
         def count(status: int) -> None:
             nonlocal begun
             begun, route = True, scope.get("route")
-            REQUESTS.add(getattr(route, "path", "other"), scope["method"] if route and scope["method"] in METHODS else "other", str(status))
+            REQUESTS.add(
+                getattr(route, "path", "other"), scope["method"] if route and scope["method"] in _METHODS else "other", str(status)
+            )
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":

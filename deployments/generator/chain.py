@@ -15,7 +15,7 @@ from deployments.core.types import Generation
 from deployments.generator.budget import Budget
 from deployments.generator.clients import Clients, Streams
 from deployments.generator.hedge import hedged
-from deployments.generator.measured import EVERY_S, calling, look
+from deployments.generator.measured import EVERY_S, calling, seen
 from deployments.generator.plan import Plan
 from deployments.generator.progress import Progress
 from deployments.generator.spent import Spent
@@ -43,7 +43,7 @@ class Chain:
         self._upstreams, self._regions = settings.upstreams, settings.regions
         self._contract: Contract = settings.on_break
         self._usual_tokens = settings.default_max_tokens
-        self.standings, self._budget = Standings(self._settings), Budget(self._settings)
+        self._standings, self._budget = Standings(self._settings), Budget(self._settings)
 
     async def stream(self, generation: Generation) -> AsyncGenerator[Piece]:
         """The pieces of one answer, the last with `done`; the first behind a place where another backend took over has a `seam`.
@@ -57,7 +57,7 @@ class Chain:
         progress = Progress(generation, (model and model.on_break) or self._contract)
         upstreams = suited(model.upstreams(self._upstreams) if model else self._upstreams, generation, self._usual_tokens)
         wish = Wish(self._regions, generation.tier, generation.prefers, generation.session)
-        plan = Plan(upstreams, self._settings, self.standings, self._budget, self._random, until, wish)
+        plan = Plan(upstreams, self._settings, self._standings, self._budget, self._random, until, wish)
         hedge_s = self._settings.hedge_s if generation.hedged else None
         while True:
             pieces = self._call(plan, plan.begin(now()), generation, progress.shown, until)
@@ -124,8 +124,12 @@ class Chain:
     async def pulse(self) -> None:
         """Say how the backends are doing, again and again, until cancelled."""
         while True:
-            look(self.standings, asyncio.get_running_loop().time())
+            self.look()
             await asyncio.sleep(EVERY_S)
+
+    def look(self) -> None:
+        """Say it once."""
+        seen(self._standings, asyncio.get_running_loop().time())
 
     async def close(self) -> None:
         """Close idle connections."""

@@ -62,7 +62,7 @@ def calling(upstream: Upstream, generation: Generation) -> Generator[Told]:
         yield Told(mark)
 
 
-def look(standings: Standings, now: float) -> None:
+def seen(standings: Standings, now: float) -> None:
     """Say how the backends are doing."""
     for name, standing in standings.known.items():
         backend = BACKENDS.of(name)

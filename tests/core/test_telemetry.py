@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,14 +9,6 @@ from deployments.core.telemetry import FIRST_S, FIRST_TOKEN, REQUESTS, SOCKETS_O
 from deployments.core.timings import MOST, Timings
 from tests.fakes import until
 from tests.telemetry import Carrier
-
-
-@pytest.fixture
-def carrier() -> Iterator[Carrier]:
-    carrier = Carrier()
-    export(carrier)
-    yield carrier
-    export(None)
 
 
 def test_nothing_is_measured_before_somebody_carries_it() -> None:

@@ -21,6 +21,16 @@ def test_it_keeps_no_more_than_it_may() -> None:
     assert window.total(1) == 97 + 98 + 99
 
 
+def test_a_rate_is_right_however_much_of_it_is_kept() -> None:
+    slow, fast = Window(keep_s=10), Window(keep_s=10, most=100)
+    for number in range(1000):
+        slow.feed(number, 5)
+        fast.feed(number / 100, 5)
+    assert slow.per_s(999.5) == 5
+    assert abs(fast.per_s(10) - 500) < 10
+    assert Window(keep_s=10).per_s(1) == 0
+
+
 def test_there_is_nothing_in_none() -> None:
     assert Window(keep_s=10).quantile(0.95, 0) == 0
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -10,21 +9,12 @@ import pytest
 
 from deployments.core.errors import BackendFailed
 from deployments.core.gate import Load
-from deployments.core.telemetry import export
 from tests.fakes import until
 from tests.house import House
 from tests.telemetry import Carrier
 
 CHAT = "/v1/chat/completions"
 SHOWN = {"x-headrace-timing": "1"}
-
-
-@pytest.fixture
-def carrier() -> Iterator[Carrier]:
-    carrier = Carrier()
-    export(carrier)
-    yield carrier
-    export(None)
 
 
 def body(**fields: Any) -> dict[str, Any]:

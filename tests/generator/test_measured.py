@@ -1,11 +1,10 @@
 """What is counted of the calls of backends, and what their spans tell."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 
-import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,11 +14,9 @@ from deployments.core import config
 from deployments.core.models import Upstream
 from deployments.core.sections import Resilience
 from deployments.core.spans import here, span
-from deployments.core.telemetry import export
 from deployments.core.types import Generation, LogRef, Message, Sampling
 from deployments.generator.backends import Backend
 from deployments.generator.chain import Chain
-from deployments.generator.measured import look
 from tests.house import listening
 from tests.telemetry import Carrier, attributes, collecting
 
@@ -43,14 +40,6 @@ class Model:
         if len(self.traces) <= self.failures:
             return Response(status_code=500)
         return Response(ANSWER, media_type="text/event-stream")
-
-
-@pytest.fixture
-def carrier() -> Iterator[Carrier]:
-    carrier = Carrier()
-    export(carrier)
-    yield carrier
-    export(None)
 
 
 @asynccontextmanager
@@ -85,7 +74,7 @@ async def test_a_call_is_counted_with_its_tokens(carrier: Carrier) -> None:
 async def test_a_failure_is_counted_where_it_was_and_so_is_who_took_over(carrier: Carrier) -> None:
     async with chained(Model(failures=1)) as chain:
         assert await ask(chain) == "a mill"
-        look(chain.standings, 0)
+        chain.look()
     (failed,) = [outcome for backend, outcome in carrier.values["headrace_backend_attempts"] if backend == "primary"]
     assert failed != "ok"
     assert carrier.values["headrace_fallbacks"] == {(failed,): [1]}
