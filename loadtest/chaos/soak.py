@@ -8,6 +8,7 @@ import psutil
 from loadtest.chaos.kills import keys
 from loadtest.chaos.scene import Scene
 from loadtest.chaos.stack import PARTS, Stack
+from loadtest.figures import slope
 
 LOOK_S = 5.0
 LONG_S = 600
@@ -27,18 +28,9 @@ async def soak(scene: Scene) -> None:
         await asyncio.sleep(LOOK_S)
     scene.strike()
     limit = 1.0 if scene.size >= LONG_S else None
-    scene.measure("memory (MB in 10 min)", slope(times, sizes) * 600 / 1e6, limit)
+    scene.measure("memory (MB in 10 min)", (slope(times, sizes) or 0.0) * 600 / 1e6, limit)
     scene.measure("more file descriptors", _files(scene.stack) - files, 20)
     scene.measure("keys of Valkey", await keys(scene.stack))
-
-
-def slope(times: list[float], values: list[float]) -> float:
-    """Return the least-squares slope of some values over time; 0 where there are fewer than two."""
-    if len(times) < 2:
-        return 0.0
-    middle, mean = sum(times) / len(times), sum(values) / len(values)
-    spread = sum((time - middle) ** 2 for time in times)
-    return sum((time - middle) * (value - mean) for time, value in zip(times, values, strict=True)) / spread
 
 
 def _stages(stack: Stack) -> list[psutil.Process]:

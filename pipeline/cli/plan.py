@@ -73,12 +73,11 @@ def _played(demand: Demand, found: Plan, costs: Costs, settings: Settings, seed:
     """The simulation under the settings in force, with as many replicas at most as the plan has."""
     replicas = {need.part: need.replicas for need in found.needs}
     stage, admission = settings.generator.scaling, settings.admission
-    rule = target_ongoing(stage.target_ongoing)
     setting = replace(
         world(demand.streams, demand.output_tokens, demand.retrieval, replicas["gateway"], costs),
         slots_each=stage.max_ongoing,
-        rule=rule,
-        first=ceil(rule(demand.streams / 3, 1)),
+        rule=target_ongoing(stage.target_ongoing),
+        first=max(ceil(demand.streams / 3 / stage.target_ongoing), 1),
         least=max(stage.min_replicas, 1),
         most=max(replicas["generator"], stage.min_replicas, 1),
         upscale_delay_s=stage.upscale_delay_s,

@@ -1,21 +1,23 @@
 """A simulation of admission and autoscaling under load: events in order of time, from a seed, without a clock or a socket.
 
 Admission is `admission.lua`'s for one tenant: as many answers at once as there is room for, a queue in front with a bound on its length,
-and a refusal at once where the estimated wait is longer than anybody may wait. Replicas of the generator follow a rule of ongoing calls as
-Serve applies it: averaged over a look-back, and wanted for a delay before they come. It does not model fair shares between tenants.
+and a refusal at once where the estimated wait is longer than anybody may wait. Replicas of the generator follow its policy
+(`pipeline.policies`) as Serve applies it: the calls averaged over a look-back, and a number wanted for a delay before it comes. It models
+neither fair shares between tenants nor how the room of a backend is felt for.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
-from math import ceil, exp
+from math import exp
 from random import Random
 
 from pipeline.planning.costs import Costs
 from pipeline.planning.plan import FULL
+from pipeline.policies import ONGOING, Seen, Signal, decide
 
-Rule = Callable[[float, int], float]
+Rule = Callable[[float, int], int]
 """Ongoing calls of a stage, those that wait included, and its replicas; how many replicas it should have."""
 
 LOOK_S = 2.0
@@ -33,9 +35,14 @@ BUSIEST = 0.95
 """Of a core: what is busier is counted as this busy, or its queue would never end."""
 
 
+MANY = 10_000
+"""Replicas that no policy goes beyond; `World` has the bounds of its stage."""
+
+
 def target_ongoing(target: float) -> Rule:
-    """As many replicas as carry `target` ongoing calls each."""
-    return lambda ongoing, replicas: ongoing / target
+    """The policy in force for a stage whose replicas carry `target` ongoing calls each."""
+    signals = (Signal(ONGOING, target),)
+    return lambda ongoing, replicas: decide(signals, Seen(replicas, replicas, 1, MANY, {ONGOING: [ongoing]}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +194,7 @@ class Simulation:
             self._looks.popleft()
         world = self._world
         ongoing = sum(count for _, count in self._looks) / len(self._looks)
-        wanted = min(max(ceil(world.rule(ongoing, self._ordered)), world.least), world.most)
+        wanted = min(max(world.rule(ongoing, self._ordered), world.least), world.most)
         self._up_since = (self._up_since if self._up_since is not None else now) if wanted > self._ordered else None
         self._down_since = (self._down_since if self._down_since is not None else now) if wanted < self._ordered else None
         if self._up_since is not None and now - self._up_since >= world.upscale_delay_s:

@@ -6,6 +6,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loadtest.bench.processes import Resident
 from loadtest.figures import slope
@@ -66,3 +68,10 @@ def test_of_a_process_that_was_seen_seldom_nothing_is_told() -> None:
 def test_a_slope_is_that_of_most_points() -> None:
     assert slope([0, 1, 2, 3, 4], [0, 2, 4, 6, 1000]) == 2
     assert slope([1, 1], [3, 4]) is None
+
+
+@given(st.floats(-10, 10), st.floats(-10, 10))
+def test_the_slope_of_a_line_is_its_own(rise: float, start: float) -> None:
+    moments = [0.0, 1.0, 2.0, 5.0]
+    assert slope(moments, [start + rise * each for each in moments]) == pytest.approx(rise, abs=1e-6)
+    assert slope([1.0], [2.0]) is None

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from loadtest.chaos.account import Goal, Measure, Sum, Trial, recovery
 from loadtest.chaos.answer import Answer, Attempt, Kind
-from loadtest.chaos.soak import slope
 from loadtest.chaos.table import FAULTS, chosen
 
 times = st.floats(0, 100, allow_nan=False)
@@ -90,10 +89,3 @@ def test_a_number_without_its_letter_chooses_every_variant() -> None:
 
 def test_faults_have_numbers_of_their_own() -> None:
     assert len({fault.number for fault in FAULTS}) == len(FAULTS)
-
-
-@given(st.floats(-10, 10), st.floats(-10, 10))
-def test_the_slope_of_a_line_is_its_own(rise: float, start: float) -> None:
-    moments = [0.0, 1.0, 2.0, 5.0]
-    assert slope(moments, [start + rise * each for each in moments]) == pytest.approx(rise, abs=1e-6)
-    assert slope([1.0], [2.0]) == 0

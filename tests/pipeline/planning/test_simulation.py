@@ -42,7 +42,7 @@ def test_nobody_waits_much_longer_than_anybody_may() -> None:
 
 
 def test_replicas_follow_a_burst_up_and_down() -> None:
-    stages = (Stage(30, 5), Stage(60, 100), Stage(200, 5))
+    stages = (Stage(30, 5), Stage(60, 100), Stage(400, 5))  # one goes at a time
     story = played(replace(CALM, stages=stages, slots_each=40, rule=target_ongoing(20), most=10, downscale_delay_s=30))
     counts = [count for _, count in story.replicas]
     assert counts[0] == 1
