@@ -106,6 +106,8 @@ def _serve(folder: Path, ports: Ports, max_connections: int, drain_s: float) -> 
         # One node: there is no other proxy that would have to hear of a leaving replica first.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
+        # A replica that refuses one connection is gone: by Serve's default (3) a request waits a second for each, and is then refused.
+        "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / "haproxy"),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),

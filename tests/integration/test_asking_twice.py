@@ -93,7 +93,7 @@ def test_killed_gateways_neither_block_a_key_nor_lose_what_was_bound_to_it(pair:
         with pair.http() as http:
             response_id = broken_off(gateways(pair), http, headers)
             seconds = pair.until(ended, "the answer", LEASE_S + RESTART_S)
-            assert ended()
+            assert ended(), replies[-1]
         assert replies[-1] == replies[-2]
         assert (response_id in replies[-1]) == outlives
         print(f"a key was good again {seconds:.1f} s after both gateways were killed")  # noqa: T201
