@@ -64,16 +64,24 @@ class Jobs:
 
     async def lease(self, kinds: Mapping[str, float]) -> Job | None:
         """Take the job of these kinds that has been due for longest, for as many seconds as its kind says; None where there is none."""
-        now = self._now()
+        return next(iter(await self._take(kinds, dict.fromkeys(kinds, 1), 1)), None)
+
+    async def lease_all(self, kinds: Mapping[str, float], room: Mapping[str, int]) -> list[Job]:
+        """The same for as many of each kind as there is room for, in one transaction; a full kind may hide others until the next call."""
+        return await self._take(kinds, room, sum(room.values()))
+
+    async def _take(self, kinds: Mapping[str, float], room: Mapping[str, int], most: int) -> list[Job]:
+        now, left, taken = self._now(), dict(room), list[JobRow]()
         due = JobRow.kind.in_(list(kinds)) & JobRow.status.in_(_LIVE) & (JobRow.run_at <= now) & (JobRow.leased_until <= now)
-        oldest = select(JobRow).where(due).order_by(JobRow.run_at, JobRow.id).limit(1)
+        oldest = select(JobRow).where(due).order_by(JobRow.run_at, JobRow.id).limit(most)
         async with self._store.write() as session:
-            row = await session.scalar(oldest.with_for_update(skip_locked=True))
-            if row is None:
-                return None
-            row.status, row.leased_until = "running", now + _ms(kinds[row.kind])
-            row.attempts, row.fence = row.attempts + 1, row.fence + 1
-        return Job(row.id, row.tenant_id, row.kind, row.subject, row.attempts, row.fence)
+            for row in await session.scalars(oldest.with_for_update(skip_locked=True)):
+                if left[row.kind]:
+                    left[row.kind] -= 1
+                    row.status, row.leased_until = "running", now + _ms(kinds[row.kind])
+                    row.attempts, row.fence = row.attempts + 1, row.fence + 1
+                    taken.append(row)
+        return [Job(row.id, row.tenant_id, row.kind, row.subject, row.attempts, row.fence) for row in taken]
 
     async def extend(self, job: Job, seconds: float) -> bool:
         """Keep a lease for that much longer from now; False where it is lost."""

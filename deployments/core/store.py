@@ -68,6 +68,7 @@ class Store:
         self._locks: dict[str, Lock] = {}
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         self._writing = async_sessionmaker(self.engine.execution_options(**WRITES), expire_on_commit=False)
+        self._turn: AbstractAsyncContextManager[None] = asyncio.Lock() if url.startswith("sqlite") else contextlib.nullcontext()
 
     def session(self) -> AsyncSession:
         """A session to read with, of one consistent moment."""
@@ -75,8 +76,11 @@ class Store:
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncSession]:
-        """A transaction that commits at its end. SQLite has one writer at a time: await nothing but the session inside."""
-        async with self._writing() as session, session.begin():
+        """A transaction that commits at its end. SQLite has one writer at a time: await nothing but the session inside.
+
+        Ours queue for it here: its own way to wait is to look again ever less often, by which a few wait for seconds.
+        """
+        async with self._turn, self._writing() as session, session.begin():
             yield session
 
     def of(self, principal: Principal) -> "TenantStore":

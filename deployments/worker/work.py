@@ -90,9 +90,10 @@ class Runner:
         """Work until `stop`, or until cancelled: then the jobs at hand are given back."""
         try:
             while not self._stopping:
-                if job := await self._lease():
+                jobs = await self._lease()
+                for job in jobs:
                     self._start(job)
-                else:
+                if not jobs:
                     await self._rest()
             if self._tasks:
                 await asyncio.wait(self._tasks)
@@ -115,17 +116,18 @@ class Runner:
         self._stopping = True
         self._woken.set()
 
-    async def _lease(self) -> Job | None:
-        """The next job of a kind that there is room for."""
+    async def _lease(self) -> list[Job]:
+        """The next jobs, of each kind as many as there is room for."""
         self._woken.clear()
-        free = {kind: handler.lease_s for kind, handler in self._handlers.items() if self._running[kind] < handler.at_once}
+        room = {kind: handler.at_once - self._running[kind] for kind, handler in self._handlers.items()}
+        free = {kind: self._handlers[kind].lease_s for kind, count in room.items() if count > 0}
         if not free:
-            return None
+            return []
         try:
-            return await self._jobs.lease(free)
+            return await self._jobs.lease_all(free, {kind: room[kind] for kind in free})
         except Exception:
             _logger.exception("can not look for work")
-            return None
+            return []
 
     def _start(self, job: Job) -> None:
         self._running[job.kind] += 1

@@ -52,6 +52,34 @@ async def test_only_the_kinds_asked_for_are_leased_each_for_its_time(store: Stor
     assert await store.jobs.lease(KINDS) is None
 
 
+async def test_several_are_leased_at_once_of_each_kind_as_many_as_there_is_room_for(store: Store, clock: Clock) -> None:
+    for subject, kind in (("1", "read"), ("2", "read"), ("3", "write"), ("4", "read"), ("5", "write")):
+        await put(store, subject, kind)
+        clock.forward(1)
+
+    async def taken(**room: int) -> list[str]:
+        return [job.subject for job in await store.jobs.lease_all({kind: KINDS[kind] for kind in room}, room)]
+
+    assert await taken(read=1, write=3) == ["1", "3"]
+    assert await taken(read=1, write=3) == ["2", "5"]
+    assert await taken(write=3) == []
+    assert await taken(read=2) == ["4"]
+
+
+async def test_writers_are_served_in_the_order_in_which_they_came(store: Store) -> None:
+    if store.engine.dialect.name != "sqlite":
+        pytest.skip("this engine has many writers at a time")
+    came = list[int]()
+
+    async def write(number: int) -> None:
+        async with store.write() as session:
+            await store.jobs.enqueue(session, "acme", "read", str(number))
+            came.append(number)
+
+    await asyncio.gather(*(write(number) for number in range(60)))
+    assert came == list(range(60))
+
+
 async def test_an_enqueued_job_is_part_of_its_callers_transaction(store: Store) -> None:
     async def broken() -> None:
         async with store.write() as session:

@@ -256,11 +256,11 @@ async def test_a_database_that_is_away_does_not_end_the_loop(store: Store, acme:
     class Flaky(Jobs):
         refusals = 3
 
-        async def lease(self, kinds: Mapping[str, float]) -> Job | None:
+        async def lease_all(self, kinds: Mapping[str, float], room: Mapping[str, int]) -> list[Job]:
             self.refusals -= 1
             if self.refusals >= 0:
                 raise OSError("away")
-            return await super().lease(kinds)
+            return await super().lease_all(kinds, room)
 
     store.jobs = Flaky(store)
     await queued(acme)
