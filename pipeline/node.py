@@ -86,6 +86,8 @@ def _private(instance: Instance, valkey_url: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(instance.data_dir / "ray.key"),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a node that takes no others: its servers bind 127.0.0.1, not every interface
         "RAY_USAGE_STATS_ENABLED": "0",
+        # By Ray's default (15) replicas, which are what people wait for, get what everything else on the machine leaves.
+        "RAY_worker_niceness": "0",
         "RAY_ROTATION_MAX_BYTES": str(_LOG_BYTES),
         "RAY_ROTATION_BACKUP_COUNT": "2",
         "PYTHONUNBUFFERED": "1",

@@ -60,7 +60,7 @@ def stage(kind: type, name: str, scaling: Scaling, drain_s: float) -> Deployment
         ray_actor_options={"num_cpus": scaling.num_cpus},
         # With INFO Serve makes a record of every call and then drops it.
         logging_config={"enable_access_log": False, "encoding": "JSON", "log_level": "WARNING"},
-        health_check_period_s=2,
+        health_check_period_s=1,
         health_check_timeout_s=10,
         # New code: a new replica stands before an old one goes; with one replica there would be none in between.
         max_surge_percent=100,

@@ -15,7 +15,7 @@ from loadtest.chaos.answer import Fate
 from loadtest.chaos.load import BROKEN, client, socket
 from loadtest.chaos.proxy import Proxy, Trouble
 from loadtest.chaos.scene import Scene, beside, worst
-from loadtest.chaos.stack import FLOOD, FLOOD_WORDS, LONG, LONG_WORDS, PACE, SLOTS, Stack
+from loadtest.chaos.stack import FLOOD, FLOOD_WORDS, LONG, LONG_WORDS, PACE, SLOTS, SLOW, Stack
 from loadtest.figures import percentile
 
 HEALTHY = 0.2
@@ -44,27 +44,23 @@ async def leave(scene: Scene) -> None:
 
 async def leave_early(scene: Scene) -> None:
     """Clients leave before the backend has said anything."""
-    await scene.stack.spoil(hang=1.0)
-    try:
-        closed = await _left(scene, words=0, after_s=0.3)
-    finally:
-        await scene.stack.spoil()
-        scene.strike()
+    closed = await _left(scene, words=0, after_s=0.3, model=SLOW)
+    scene.strike()
     await asyncio.sleep(1)
     stats = [await scene.stack.stats(each) for each in (scene.stack.bad, scene.stack.good)]
     running = {each["marker"] for stat in stats for each in stat["live"]}
     scene.measure("orphans of a burst", len(running & closed.keys()), 0)
 
 
-async def _left(scene: Scene, words: int, after_s: float) -> dict[str, float]:
-    """Ask, and leave behind so many words or so many seconds; when each client closed, by the marker of its question."""
+async def _left(scene: Scene, words: int, after_s: float, model: str = "headrace-direct") -> dict[str, float]:
+    """Ask a model, and leave behind so many words or so many seconds; when each client closed, by the marker of its question."""
     closed: dict[str, float] = {}
 
     async def one(number: int) -> None:
         await asyncio.sleep(number / LEAVERS_PER_S)
         marker = f"leaver-{time.monotonic():.6f}-{number}"
         content = f"How does a mill work? [[marker:{marker}]]"
-        body = {"model": "headrace-direct", "stream": True, "messages": [{"role": "user", "content": content}]}
+        body = {"model": model, "stream": True, "messages": [{"role": "user", "content": content}]}
         with suppress(*BROKEN, TimeoutError):
             async with (
                 asyncio.timeout(after_s),

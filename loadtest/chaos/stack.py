@@ -36,6 +36,9 @@ WAIT_S = 3.0
 LONG, LONG_WORDS = "chaos-long", 200
 """A model whose answers take four seconds."""
 
+SLOW, SLOW_MS = "chaos-slow", 800
+"""A model whose first word comes late, but in time."""
+
 FLOOD, FLOOD_WORDS = "chaos-flood", 4000
 """A model that writes a megabyte in forty seconds."""
 
@@ -139,7 +142,11 @@ def settings(proxy: Proxy, good: Upstream) -> dict[str, str]:
     """Return the environment of the stack: a fallback, short timeouts, known slots, one replica of each stage."""
     models = [
         {"name": name, "retrieves": False, "backends": [{"name": name, "base_url": good.url, "model": suffix}]}
-        for name, suffix in ((LONG, f"sim@tokens={LONG_WORDS}"), (FLOOD, f"sim@tokens={FLOOD_WORDS},itl=10"))
+        for name, suffix in (
+            (LONG, f"sim@tokens={LONG_WORDS}"),
+            (SLOW, f"sim@ttft={SLOW_MS}"),
+            (FLOOD, f"sim@tokens={FLOOD_WORDS},itl=10"),
+        )
     ]
     return {
         **ONE_REPLICA,
