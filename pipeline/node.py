@@ -86,8 +86,6 @@ def _private(instance: Instance, valkey_url: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(instance.data_dir / "ray.key"),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a node that takes no others: its servers bind 127.0.0.1, not every interface
         "RAY_USAGE_STATS_ENABLED": "0",
-        # By Ray's default (15) replicas, which are what people wait for, get what everything else on the machine leaves.
-        "RAY_worker_niceness": "0",
         "RAY_ROTATION_MAX_BYTES": str(_LOG_BYTES),
         "RAY_ROTATION_BACKUP_COUNT": "2",
         "PYTHONUNBUFFERED": "1",
@@ -99,6 +97,8 @@ def _serve(folder: Path, ports: Ports, max_connections: int, drain_s: float) -> 
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # By Serve's default (1000 here) the lines of turns, and warnings, wait for 999 others, and die with their process.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
         # Serve's defaults (10 s, 10 s) cost 28 s without a proxy; the threshold of three failures stays.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
