@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from deployments.core import spans
 from deployments.core.spans import Telemetry
-from deployments.core.telemetry import METRICS, Histogram, Metric, export
+from deployments.core.telemetry import METRICS, Histogram, Metric, export, hand
 from tests.house import listening
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -56,10 +56,16 @@ def _buckets(metric: Metric) -> str:
 class Carrier:
     """Carries metrics nowhere, and keeps what it is given: values by metric and labels."""
 
-    values: dict[str, dict[tuple[str, ...], list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    _values: dict[str, dict[tuple[str, ...], list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+
+    @property
+    def values(self) -> dict[str, dict[tuple[str, ...], list[float]]]:
+        """What has come, and what is on the way."""
+        hand()
+        return self._values
 
     def _make(self, name: str, description: str = "", tag_keys: tuple[str, ...] | None = None, boundaries: Any = None) -> "Series":
-        return Series(self.values[name], tag_keys or ())
+        return Series(self._values[name], tag_keys or ())
 
     Counter = Gauge = Histogram = _make
 

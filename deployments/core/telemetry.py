@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 _logger = logging.getLogger("headrace.telemetry")
 
-LAG_EVERY_S = 0.5
-"""How often a process looks how late its event loop is."""
+BEAT_S = 0.5
+"""How often a process hands over what it has counted, and looks how late its event loop is."""
 MOST_NAMES = 64
 """Different values of a label whose values are names; others are `other`."""
 
@@ -77,14 +77,29 @@ class Counter(Metric):
         super().__init__(name, says, *labels)
         self.counted: dict[tuple[str, ...], float] = {}
         """What this process has added, by labels."""
+        self._handed: dict[tuple[str, ...], float] = {}
 
     def add(self, *labels: str, by: float = 1) -> None:
-        """Add to it."""
-        if by <= 0:
+        """Add to it; whatever carries it hears at the next beat, as each call there costs more than all of this."""
+        if len(labels) != len(self.labels):
+            raise ValueError(f"{self.name} has the labels {self.labels}, and got {labels}")
+        if by > 0:
+            self.counted[labels] = self.counted.get(labels, 0) + by
+
+    def carried(self, makes: Makes | None) -> None:
+        """Have values go there from now on; None is nowhere."""
+        self.hand()
+        super().carried(makes)
+        self._handed = dict(self.counted)
+
+    def hand(self) -> None:
+        """Hand over what has been added since the last time."""
+        if self._carrier is None:
             return
-        self.counted[labels] = self.counted.get(labels, 0) + by
-        if self._carrier:
-            self._carrier.inc(by, self._tags(labels))
+        for labels, count in self.counted.items():
+            if more := count - self._handed.get(labels, 0):
+                self._carrier.inc(more, self._tags(labels))
+                self._handed[labels] = count
 
     def _made(self, makes: Makes) -> Any:
         return makes.Counter(self.name.removesuffix("_total"), description=self.says, tag_keys=self.labels)
@@ -223,22 +238,30 @@ MODELS, BACKENDS = Few(), Few()
 
 
 def export(makes: Makes | None, stage: str = "") -> None:
-    """Have this process measure from now on, as the stage of that name; None ends it. Its event loop's lag, where one runs, as well."""
+    """Have this process measure from now on, as the stage of that name, whose event loop must run; None ends it."""
     for metric in METRICS:
         metric.carried(makes)
     if makes and stage:
-        try:
-            _lags.append(asyncio.get_running_loop().create_task(_lag(stage)))
-        except RuntimeError:
-            _logger.info("no event loop runs: its lag is not measured")
+        _beats.append(asyncio.get_running_loop().create_task(_beat(stage)))
 
 
-_lags: list[asyncio.Task[None]] = []
+def hand() -> None:
+    """Hand over what this process has counted."""
+    for metric in METRICS:
+        if isinstance(metric, Counter):
+            metric.hand()
 
 
-async def _lag(stage: str) -> None:
+_beats: list[asyncio.Task[None]] = []
+
+
+async def _beat(stage: str) -> None:
     now = asyncio.get_running_loop().time
     while True:
-        due = now() + LAG_EVERY_S
-        await asyncio.sleep(LAG_EVERY_S)
-        LOOP_LAG.see(max(0.0, now() - due), stage)
+        due = now() + BEAT_S
+        await asyncio.sleep(BEAT_S)
+        try:
+            LOOP_LAG.see(max(0.0, now() - due), stage)
+            hand()
+        except Exception:  # whatever it is, the next beat may succeed
+            _logger.exception("can not hand over what is counted")

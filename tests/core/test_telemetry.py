@@ -36,7 +36,7 @@ def test_a_counter_takes_no_nothing(carrier: Carrier) -> None:
 
 
 def test_a_label_too_few_is_an_error(carrier: Carrier) -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="route"):
         REQUESTS.add("/v1/models", "GET")
 
 
@@ -57,6 +57,23 @@ async def test_a_blocked_event_loop_is_seen(carrier: Carrier) -> None:
     await asyncio.sleep(0)
     time.sleep(0.7)  # a call that blocks
     await until(lambda: max(carrier.values["headrace_event_loop_lag_seconds"].get(("gateway",), [0])) > 0.1)
+
+
+async def test_what_is_counted_is_handed_over_within_a_second_and_once() -> None:
+    class Heard(Carrier):
+        @property
+        def values(self) -> dict[str, dict[tuple[str, ...], list[float]]]:
+            return self._values
+
+    carrier = Heard()
+    export(carrier, "gateway")
+    for _ in range(3):
+        REQUESTS.add("/", "GET", "200")
+    await until(lambda: carrier.total("headrace_requests") == 3, within_s=1)
+    REQUESTS.add("/", "GET", "200", by=4)
+    await until(lambda: carrier.values["headrace_requests"] == {("/", "GET", "200"): [3, 4]}, within_s=1)
+    export(None)
+    assert carrier.total("headrace_requests") == 7
 
 
 async def test_stages_are_timed_however_they_end(carrier: Carrier) -> None:
