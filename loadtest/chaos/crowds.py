@@ -11,7 +11,7 @@ import orjson
 from websockets.asyncio.client import ClientConnection
 from websockets.frames import Frame, Opcode
 
-from loadtest.chaos.answer import Fate
+from loadtest.chaos.answer import Answer, Fate
 from loadtest.chaos.load import BROKEN, client, socket
 from loadtest.chaos.proxy import Proxy, Trouble
 from loadtest.chaos.scene import Scene, beside, worst
@@ -23,6 +23,9 @@ HEALTHY = 0.2
 
 CLOSED_S = 10.0
 """A request that is not sent to its end is closed after so long."""
+
+LATE = "server_overloaded"
+"""The code of a refusal that comes after the stream has begun."""
 
 LEAVERS_PER_S = 20
 BATCH = 50
@@ -216,9 +219,14 @@ async def overload(scene: Scene) -> None:
     whole = [each for each in scene.load.answers if each.fate is Fate.WHOLE and each.ended and since + 4 <= each.ended < end]
     best = SLOTS / ((PACE.ttft_ms + PACE.itl_ms * (LONG_WORDS - 1)) / 1000)
     scene.measure("goodput of the best", len(whole) / (end - since - 4) / best, 0.85, at_least=True)
-    fates = [each.fate for each in scene.begun(since, end) if each.settled or each.status != 200]
-    scene.measure("neither whole nor refused", sum(fate not in (Fate.WHOLE, Fate.REFUSED) for fate in fates), 0)
+    ended = [each for each in scene.begun(since, end) if each.settled or each.status != 200]
+    scene.measure("neither whole nor refused", sum(each.fate is not Fate.WHOLE and not _refused(each) for each in ended), 0)
     scene.measure("admitted TTFT p99 (s)", scene.ttft(99, since, end))
+
+
+def _refused(answer: Answer) -> bool:
+    """Whether it was told to come back: by a status, or, where it had begun to wait, by the last event of its stream."""
+    return answer.fate is Fate.REFUSED or answer.error == LATE
 
 
 async def come_back(scene: Scene) -> None:

@@ -23,6 +23,9 @@ REPLACED_S = 90.0
 SLOW_S = 5.0
 """How long Valkey does not answer."""
 
+_GCS = "--gcs-address="
+"""Before the address of the cluster in the command line of its raylet."""
+
 REFUSING_S = 3.0
 """How long Valkey refuses what it is asked."""
 
@@ -124,7 +127,8 @@ async def redeploy(scene: Scene) -> None:
     """Serve is given the application again, with another health-check period of every stage: a change that restarts nothing."""
     driver = scene.stack.process("driver")
     plan = scene.stack.data / "run" / "plan.json"
-    await run([sys.executable, "-m", "loadtest.chaos.redeploy", str(plan)], driver.environ())
+    named = [word for word in scene.stack.process("raylet").cmdline() if word.startswith(_GCS)]
+    await run([sys.executable, "-m", "loadtest.chaos.redeploy", str(plan), named[0].removeprefix(_GCS)], driver.environ())
     scene.strike()
 
 

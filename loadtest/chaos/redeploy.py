@@ -1,6 +1,6 @@
-"""`python -m loadtest.chaos.redeploy PLAN` deploys a running application again with another health-check period of every stage.
+"""`python -m loadtest.chaos.redeploy PLAN ADDRESS` deploys a running application again with another health-check period of every stage.
 
-It runs with the environment of the stack's own driver, and joins its cluster by the address that the cluster left in its folder.
+It runs with the environment of the stack's own driver, and joins the cluster whose GCS has that address.
 """
 
 import json
@@ -13,14 +13,13 @@ from ray.serve.context import _get_global_client  # pyright: ignore[reportPrivat
 from ray.serve.schema import ServeDeploySchema
 
 PERIOD_S = 3.0
-"""Serve takes this change without a restart; the stages have 2."""
+"""Serve takes this change without a restart; the stages have 1."""
 
 
 def main() -> None:
     """Deploy it, and return when every stage is healthy."""
     plan = json.loads(Path(sys.argv[1]).read_text())
-    address = (Path(plan["temp_dir"]) / "ray_current_cluster").read_text().strip()
-    ray.init(address=address, namespace="serve", log_to_driver=False)
+    ray.init(address=sys.argv[2], namespace="serve", log_to_driver=False)
     names = list(serve.status().applications[plan["serve"]["applications"][0]["name"]].deployments)
     plan["serve"]["applications"][0]["deployments"] = [{"name": name, "health_check_period_s": PERIOD_S} for name in names]
     client = _get_global_client()
