@@ -7,12 +7,13 @@ from typing import Any
 
 import aiosqlite
 import asyncpg
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from deployments.core.errors import Overloaded
+from deployments.core.sqlite import DRIVER
 
 WRITES: dict[str, Any] = {"headrace_writes": True}
 """Execution options of a transaction that writes: SQLite takes its write lock at BEGIN.
@@ -43,7 +44,7 @@ def open_engine(url: str, connections: int = CONNECTIONS) -> AsyncEngine:
         pool = {"pool_size": connections, "max_overflow": connections, "pool_timeout": _WAIT_S}
     if not url.startswith("sqlite"):
         return create_async_engine(url, pool_pre_ping=True, **pool)
-    engine = create_async_engine(url, connect_args={"timeout": _BUSY_S}, **pool)
+    engine = create_async_engine(make_url(url).set(drivername=DRIVER), connect_args={"timeout": _BUSY_S}, **pool)
     event.listen(engine.sync_engine, "connect", _configure)
     event.listen(engine.sync_engine, "begin", _begin)
     return engine
