@@ -2,6 +2,7 @@
 
 `aiosqlite` takes four, for a cursor, its execution, its rows and its end, and between two of them the event loop does whatever else there
 is: a transaction of ten statements holds SQLite's only write lock through forty of these pauses. Here a cursor is what has come back.
+Written against SQLAlchemy 2.1 and aiosqlite 0.22, whose inner names it uses.
 """
 
 from collections import deque
