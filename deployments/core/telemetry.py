@@ -96,7 +96,7 @@ class Counter(Metric):
         """Hand over what has been added since the last time."""
         if self._carrier is None:
             return
-        for labels, count in self.counted.items():
+        for labels, count in list(self.counted.items()):  # threads count as well
             if more := count - self._handed.get(labels, 0):
                 self._carrier.inc(more, self._tags(labels))
                 self._handed[labels] = count

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 def turns(logs: Path) -> list[dict[str, Any]]:
-    """The lines of turns that the gateways have written, and what else is in their files has no business there."""
+    """The lines of turns that the gateways have written."""
     lines = [line for path in logs.glob("replica_headrace_gateway_*.log") for line in path.read_text().splitlines()]
     return [line for line in map(json.loads, lines) if "response_id" in line]
 
