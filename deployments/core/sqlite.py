@@ -5,12 +5,13 @@ is: a transaction of ten statements holds SQLite's only write lock through forty
 Written against SQLAlchemy 2.1 and aiosqlite 0.22, whose inner names it uses.
 """
 
+import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from sqlite3 import Connection
 from typing import Any
 
+import aiosqlite
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.aiosqlite import (
     AsyncAdapt_aiosqlite_connection,
@@ -27,11 +28,11 @@ Result = tuple[Any, int, int | None, Sequence[Any]]
 """Description, row count, last row id and rows."""
 
 
-def _one(connection: Connection, statement: str, parameters: Any) -> Result:
+def _one(connection: sqlite3.Connection, statement: str, parameters: Any) -> Result:
     return _read(connection.execute(statement, parameters or ()))
 
 
-def _many(connection: Connection, statement: str, parameters: Any) -> Result:
+def _many(connection: sqlite3.Connection, statement: str, parameters: Any) -> Result:
     return _read(connection.executemany(statement, parameters))
 
 
@@ -81,7 +82,7 @@ class Cursor(AsyncAdapt_aiosqlite_cursor):
     async def _executemany_async(self, operation: Any, seq_of_parameters: Any) -> None:
         await self._run(_many, operation, seq_of_parameters)
 
-    async def _run(self, run: Callable[[Connection, str, Any], Result], statement: str, parameters: Any) -> None:
+    async def _run(self, run: Callable[[sqlite3.Connection, str, Any], Result], statement: str, parameters: Any) -> None:
         adapted: Any = self._adapt_connection
         connection: Any = self._connection
         async with adapted._execute_mutex:
@@ -115,4 +116,4 @@ class Dialect(SQLiteDialect_aiosqlite):
     @classmethod
     def import_dbapi(cls) -> Driver:
         """Load it."""
-        return Driver(__import__("aiosqlite"), __import__("sqlite3"))
+        return Driver(aiosqlite, sqlite3)

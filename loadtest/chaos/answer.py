@@ -70,6 +70,7 @@ class Answer:
     status: int = 200
     """The last one that was not 200."""
     retry_after: bool = False
+    """It was told when to come back: with that status, or with the error that ended a chat."""
     connections: int = 0
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     events: int = 0
@@ -122,6 +123,7 @@ class Answer:
         if chunk is None:
             self.done, self.ended = True, now
         elif "error" in chunk:
+            self.retry_after = "retry_after_ms" in chunk["error"]
             self._fail(str(chunk["error"].get("code") or chunk["error"].get("type") or "error"), now)
         else:
             for choice in chunk["choices"]:

@@ -225,8 +225,8 @@ async def overload(scene: Scene) -> None:
 
 
 def _refused(answer: Answer) -> bool:
-    """Whether it was told to come back: by a status, or, where it had begun to wait, by the last event of its stream."""
-    return answer.fate is Fate.REFUSED or answer.error == LATE
+    """Whether it was told when to come back: by a status, or by the only event of a stream that had waited."""
+    return answer.fate is Fate.REFUSED or (answer.error == LATE and answer.retry_after and answer.first is None)
 
 
 async def come_back(scene: Scene) -> None:

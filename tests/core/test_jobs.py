@@ -66,20 +66,6 @@ async def test_several_are_leased_at_once_of_each_kind_as_many_as_there_is_room_
     assert await taken(read=2) == ["4"]
 
 
-async def test_writers_are_served_in_the_order_in_which_they_came(store: Store) -> None:
-    if store.engine.dialect.name != "sqlite":
-        pytest.skip("this engine has many writers at a time")
-    came = list[int]()
-
-    async def write(number: int) -> None:
-        async with store.write() as session:
-            await store.jobs.enqueue(session, "acme", "read", str(number))
-            came.append(number)
-
-    await asyncio.gather(*(write(number) for number in range(60)))
-    assert came == list(range(60))
-
-
 async def test_an_enqueued_job_is_part_of_its_callers_transaction(store: Store) -> None:
     async def broken() -> None:
         async with store.write() as session:

@@ -1,5 +1,6 @@
 """SQLite with one turn of its thread a statement."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from unittest.mock import patch
@@ -11,6 +12,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments.core.sql import open_engine
+from tests.fakes import database
 
 
 @pytest.fixture
@@ -20,6 +22,13 @@ async def engine(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
         await connection.execute(text("CREATE TABLE mills (id INTEGER PRIMARY KEY, name TEXT UNIQUE)"))
     yield engine
     await engine.dispose()
+
+
+async def run(engine: AsyncEngine, *statements: str) -> None:
+    """Run them in one transaction."""
+    async with engine.begin() as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
 
 
 async def test_a_statement_takes_one_turn(engine: AsyncEngine) -> None:
@@ -48,11 +57,21 @@ async def test_what_is_wrong_is_raised_as_ever_and_the_connection_goes_on(engine
     async with engine.begin() as connection:
         await connection.execute(text("INSERT INTO mills (name) VALUES ('upper')"))
     with pytest.raises(IntegrityError):
-        async with engine.begin() as connection:
-            await connection.execute(text("INSERT INTO mills (name) VALUES ('lower')"))
-            await connection.execute(text("INSERT INTO mills (name) VALUES ('upper')"))
+        await run(engine, "INSERT INTO mills (name) VALUES ('lower')", "INSERT INTO mills (name) VALUES ('upper')")
     with pytest.raises(OperationalError, match="no such table"):
-        async with engine.begin() as connection:
-            await connection.execute(text("SELECT * FROM wheels"))
+        await run(engine, "SELECT * FROM wheels")
     async with engine.connect() as connection:
         assert await connection.scalar(text("SELECT count(*) FROM mills")) == 1
+
+
+async def test_writers_are_served_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    came = list[int]()
+    async with database(tmp_path) as store:
+
+        async def write(number: int) -> None:
+            async with store.write() as session:
+                await session.execute(text("SELECT 1"))
+                came.append(number)
+
+        await asyncio.gather(*(write(number) for number in range(60)))
+    assert came == list(range(60))
